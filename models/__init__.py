@@ -1,0 +1,49 @@
+"""The registry: every server model, by the name that `--model` takes.
+
+    family      who waits where
+    blocking    a process or a thread for each client, blocked in a system call
+    loop        one thread for all clients, blocked only in select and its kind
+
+To add a model, write `models/NAME.py` with `serve(server)` and add its line to MODELS: the command
+line, the conformance tests and `compare` find it here.
+
+Rules: importing this imports no model; a server pays only for the one that it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from models._server import Server
+
+
+class Model(NamedTuple):
+    """A line of the registry."""
+
+    name: str
+    family: str
+    source: str  # the section of UNIX Network Programming, vol. 1, 3rd ed.
+    summary: str
+    clients: int | None = None  # how many at once, where the design itself says so
+    pool: int = 1  # workers, unless --workers says otherwise
+
+    def load(self) -> Callable[[Server], None]:
+        """The model's `serve`."""
+        serve: Callable[[Server], None] = import_module(f"models.{self.name.replace('-', '_')}").serve
+        return serve
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("iterative", "blocking", "UNP 30.4", "one client after the other", clients=1),
+        Model("fork", "blocking", "UNP 30.5", "one child process for each client"),
+        Model("thread", "blocking", "UNP 30.10", "two blocking threads for each client"),
+        Model("prefork", "blocking", "UNP 30.6", "a pool of children, all blocked in accept", pool=16),
+        Model("select", "loop", "UNP 6.8", "one thread, non-blocking sockets, select"),
+    )
+}
+DEFAULT_MODEL = "thread"

@@ -1,0 +1,83 @@
+"""One direction of a relay that must not block: reads, passes through a Flow, sends, and waits.
+
+                     +--------- reading ---------+
+         source ---> | recv, flow, send all      | ---> destination
+                     +---------------------------+
+        destination full |                  ^ drained
+                         v                  |
+                     +-- pending: the source is not read, the destination is watched --+
+
+    source ended: what is pending goes first, then the FIN (shutdown), then `open` is False.
+
+Rules: never reads while something is pending. That is all the backpressure there is: memory is
+bounded by one buffer, and a peer that does not read stalls the one that writes.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from tunnel.session import Flow
+
+NOW = socket.MSG_DONTWAIT
+
+
+class Direction:
+    """From `source` to `destination` through `flow`. Works on blocking and non-blocking sockets."""
+
+    __slots__ = ("blocked", "broken", "destination", "ended", "flow", "open", "pending", "reads", "source")
+
+    def __init__(self, flow: Flow, source: socket.socket, destination: socket.socket) -> None:
+        self.flow = flow
+        self.source = source
+        self.destination = destination
+        self.pending = memoryview(b"")
+        self.blocked = False  # what a loop last asked its poller for: the destination, not the source
+        self.open = True
+        self.ended = False  # the source has sent its FIN
+        self.broken = False  # the destination has gone, with bytes undelivered
+        self.reads = 0  # what the idle timer compares
+
+    def read(self) -> None:
+        """The source is readable. Raises OSError of the source, or ProtocolError."""
+        try:
+            n = self.source.recv_into(self.flow.get_buffer(), 0, NOW)
+        except BlockingIOError:
+            return
+        if n:
+            self.reads += 1
+            view = self.flow.buffer_updated(n)
+        else:
+            self.ended = True
+            view = self.flow.eof()
+        self.send(view)
+
+    def send(self, view: memoryview) -> None:
+        """Sends what it can of `view`, or of what was pending; the rest is pending."""
+        if view:
+            try:
+                view = view[self.destination.send(view, NOW) :]
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                # The other direction may still hold bytes that the destination sent before it went.
+                self.open, self.broken, self.pending = False, True, view[:0]
+                return
+        self.pending = view
+        if self.ended and not view:
+            self.open = False
+            self._finish()
+
+    def _finish(self) -> None:
+        try:
+            self.destination.shutdown(socket.SHUT_WR)
+        except OSError:  # it has gone by itself (ENOTCONN); its own direction says how
+            self.broken = True
+
+
+def abort(*socks: socket.socket) -> None:
+    """Closes with RST, so that what was cut off cannot be taken for a whole (UNP 7.5)."""
+    for sock in socks:
+        if sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()

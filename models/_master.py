@@ -1,0 +1,133 @@
+"""Parents and children: how a process is started, watched, replaced and ended.
+
+                    +-- worker 1 (accept, serve, accept, ...)
+    master ---------+-- worker 2
+      |             `-- worker N
+      `-- waits for signals: CHLD: reap, replace        TERM: TERM to all, wait for them
+                             INT, QUIT: KILL to all     ALRM: grace is over, KILL to all
+
+The master serves nobody. It blocks its signals and takes them one by one with sigtimedwait, so
+there is no handler, and nothing that a handler could interrupt.
+
+Rules: every child that was started is waited for. A worker that dies young is replaced no faster
+than once a second, so that a fault at start does not become a fork bomb. A worker whose master has
+gone ends after its client.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from models._server import Server
+from models._stop import die_by, kill_all
+from tunnel.drain import Drain
+from tunnel.log import log
+
+MASTER_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGALRM}
+YOUNG = 1.0  # seconds; a worker that dies earlier has not worked
+EX_SOFTWARE = 70  # sysexits.h: a mistake of ours
+
+
+def run_child(work: Callable[[], None]) -> NoReturn:
+    """In a process that was just forked: does the work and ends without the parent's clean-up."""
+    code = EX_SOFTWARE
+    try:
+        work()
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def reap_one() -> tuple[int, int]:
+    """The pid and wait status of a child that has ended; (0, 0) if none has. Never blocks (UNP 5.10)."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
+
+
+class Pool:
+    """The workers of one server. `run` returns when all have ended as asked."""
+
+    def __init__(self, server: Server, work: Callable[[Server], None]) -> None:
+        self._server = server
+        self._work = work
+        self._workers: dict[int, float] = {}  # pid: when it was started, monotonic seconds
+        self._stopping = False
+        self._start_after = 0.0
+
+    def run(self) -> None:
+        gc.freeze()  # see fork.py
+        signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
+        while self._workers or not self._stopping:
+            if not self._stopping:
+                self._fill()
+            missing = not self._stopping and len(self._workers) < self._server.workers
+            pause = self._start_after - time.monotonic() if missing else 3600.0
+            received = signal.sigtimedwait(MASTER_SIGNALS, max(0.0, pause))
+            if received is not None:
+                self._handle(received.si_signo)
+
+    def _fill(self) -> None:
+        """Starts workers until there are enough of them, unless the last died young just now."""
+        while len(self._workers) < self._server.workers and time.monotonic() >= self._start_after:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                log.error(f"cannot start a worker: {error.strerror}")
+                self._start_after = time.monotonic() + YOUNG
+                return
+            if pid == 0:
+                run_child(self._be_worker)
+            self._workers[pid] = time.monotonic()
+
+    def _be_worker(self) -> None:
+        stop = self._server.stop
+        stop.install(parent=stop.pid)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
+        self._work(self._server._replace(drain=Drain()))
+
+    def _handle(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._reap()
+        elif number == signal.SIGTERM and not self._stopping:
+            self._stopping = True
+            grace = self._server.stop.grace
+            log.info(f"stopping: transfers have {grace:g} s to finish")
+            self._server.stop.close_listeners()
+            for pid in self._workers:
+                os.kill(pid, signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, grace)
+        else:
+            self._end_at_once(number)
+
+    def _end_at_once(self, number: int) -> None:
+        kill_all(self._workers)
+        while self._workers:
+            self._workers.pop(os.wait()[0], None)
+        if number == signal.SIGALRM:
+            log.warning(f"grace time of {self._server.stop.grace:g} s is over: what still ran was cut")
+        else:
+            die_by(number)
+
+    def _reap(self) -> None:
+        while (ended := reap_one())[0]:
+            pid, status = ended
+            started = self._workers.pop(pid, 0.0)
+            if self._stopping and status == 0:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            how = f"exited with {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+            log.warning(f"worker {pid} {how}: it will be replaced")
+            if time.monotonic() - started < YOUNG:
+                self._start_after = time.monotonic() + YOUNG

@@ -1,0 +1,112 @@
+"""What a model is given: `Server`, and the accept with its errors taken care of.
+
+Rules: a model's accept loop is one line, `while accepted := server.accept():`, since what accept
+can raise is the same for every model that blocks in it (UNP 5.11, accept(2)).
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from models._stop import Stop
+from tunnel.dial import Dial, seconds
+from tunnel.drain import Drain
+from tunnel.log import log
+from tunnel.session import Session
+
+# A signal can slip in between Python's last look and the system call that then blocks. accept(2)
+# returns after this time, so such a signal is seen, at the price of one idle wake-up a second.
+ACCEPT_WAKES = 1.0  # seconds
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the listener
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOPROTOOPT,
+    errno.EPERM,
+)
+RESOURCE_PAUSE = 0.1  # seconds without accepting when descriptors or memory have run out
+
+
+class Timeouts(NamedTuple):
+    """Deadlines in seconds, all by the monotonic clock."""
+
+    handshake: float  # from accept to a whole request
+    idle: float  # without a byte in either direction
+
+
+class Server(NamedTuple):
+    """All that a model is given."""
+
+    listeners: Sequence[socket.socket]
+    accept: Accept
+    new_session: Callable[[], Session]
+    dial: Dial
+    stop: Stop
+    drain: Drain
+    timeouts: Timeouts
+    workers: int
+
+
+class Accept:
+    """Accept with a capital letter, as the book writes its wrappers: returns only what can be served.
+
+    `accept()` gives the next connection, or None once the server must stop. With several listeners
+    it waits for any of them; a listener that another worker was faster on is no error (UNP 16.6).
+    """
+
+    def __init__(self, listeners: Sequence[socket.socket], stop: Stop) -> None:
+        self._stop = stop
+        self._short = False  # of descriptors or memory; said once
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._poller: select.poll | None = None
+        if len(listeners) > 1:
+            self._poller = select.poll()
+            for listener in listeners:
+                listener.setblocking(False)
+                self._poller.register(listener, select.POLLIN)
+        else:
+            listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(ACCEPT_WAKES))
+
+    def __call__(self) -> socket.socket | None:
+        while not self._stop.requested:
+            try:
+                accepted, _ = self._ready().accept()
+            except BlockingIOError:
+                self._stop.check_parent()
+            except OSError as error:
+                if self._stop.requested:
+                    break
+                self.survive(error)
+                if error.errno in OUT_OF_RESOURCES:
+                    time.sleep(RESOURCE_PAUSE)
+            else:
+                self._short = False
+                return accepted
+        return None
+
+    def survive(self, error: OSError) -> None:
+        """Raises `error` again unless the next accept may well succeed."""
+        if error.errno in OUT_OF_RESOURCES:
+            if not self._short:
+                log.warning(f"accepting pauses: {error.strerror}")
+            self._short = True
+        elif error.errno not in GONE_BEFORE_ACCEPT:
+            raise error
+
+    def _ready(self) -> socket.socket:
+        if self._poller is None:
+            (listener,) = self._listeners.values()
+            return listener
+        ready = self._poller.poll(ACCEPT_WAKES * 1000)
+        if not ready:
+            raise BlockingIOError
+        return self._listeners[ready[0][0]]

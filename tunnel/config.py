@@ -1,0 +1,246 @@
+"""What the user wants, from a file and from flags, checked once and completely.
+
+    shadowsocks-libev's JSON --+
+    ss:// URI (SIP002) --------+--> values by name --check--> Settings
+    flags ---------------------'    (later ones win)
+
+Rules: every name, its check and what is expected of it stand in one table, FIELDS, for the file and
+the flags alike. A wrong value is an error that says which, where, and what was expected; an unknown
+name is a warning, since other programs' files have keys of their own.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from tunnel.address import Address
+from tunnel.errors import ConfigError
+from tunnel.keys import DEFAULT_METHOD, METHODS, Secret, find_method
+from tunnel.log import LEVELS
+
+Values = dict[str, Any]
+
+DEFAULT_PORT, DEFAULT_LOCAL_PORT = 8388, 1080
+
+
+class Field(NamedTuple):
+    """One setting: `check` returns the value or raises ValueError, `expected` says what it wants."""
+
+    check: Callable[[Any], Any]
+    expected: str
+
+
+def number(low: float, high: float, whole: bool = True) -> Callable[[Any], Any]:
+    """A number within bounds, as JSON or as a flag's text."""
+
+    def check(value: Any) -> int | float:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        parsed = int(value) if whole else float(value)
+        if not low <= parsed <= high or parsed != float(value):
+            raise ValueError
+        return parsed
+
+    return check
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def hosts(value: Any) -> list[str]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not listed:
+        raise ValueError
+    return [text(host) for host in listed]
+
+
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def one_of(*choices: str) -> Field:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError
+        return str(value)
+
+    return Field(check, f"one of {', '.join(choices)}")
+
+
+def method(value: Any) -> str:
+    return find_method(text(value)).name
+
+
+def parse_address(value: Any) -> Address:
+    """`HOST:PORT`, with an IPv6 host in brackets."""
+    host, colon, port = text(value).rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not bracketed):
+        raise ValueError
+    host = host[1:-1] if bracketed else host
+    return Address(text(host), number(0, 65535)(port))
+
+
+PORT = Field(number(1, 65535), "a number from 1 to 65535")
+SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
+
+FIELDS: Mapping[str, Field] = {
+    # shadowsocks-libev's own names
+    "server": Field(hosts, "a host, or a list of hosts"),
+    "server_port": PORT,
+    "local_address": Field(text, "a host"),
+    "local_port": PORT,
+    "password": Field(text, "a text of at least one character"),
+    "key": Field(text, "the key in base64"),
+    "method": Field(method, f"one of {', '.join(METHODS)}"),
+    "timeout": SECONDS,
+    "no_delay": Field(flag, "true or false"),
+    "nofile": Field(number(16, 2**20), "a number from 16 to 1048576"),
+    "mode": one_of("tcp_only"),
+    # ours; a flag of the same name exists for each
+    "listen": Field(parse_address, "HOST:PORT"),
+    "target": Field(parse_address, "HOST:PORT"),
+    "model": Field(text, "a server model"),
+    "workers": Field(number(1, 10_000), "a number from 1 to 10000"),
+    "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
+    "handshake_timeout": SECONDS,
+    "connect_timeout": SECONDS,
+    "grace": SECONDS,
+    "allow": Field(hosts, "a range such as 10.0.0.0/8, or a list of them"),
+    "log_level": one_of(*LEVELS),
+    "log_format": one_of("text", "json"),
+}
+NOT_SPOKEN = {  # known to others; going on without them would not do what the user wants
+    "plugin": "SIP003 plugins are not supported",
+}
+
+
+def check(name: str, value: Any, where: str) -> Any:
+    """The checked value of field `name`; raises ConfigError that begins with `where`."""
+    field = FIELDS[name]
+    try:
+        return field.check(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except (ValueError, TypeError, OverflowError):
+        shown = "hidden" if name in ("password", "key") else repr(value)
+        raise ConfigError(f"{where} is {shown}: expected {field.expected}") from None
+
+
+def read_file(path: str) -> tuple[Values, list[str]]:
+    """The values in a JSON file, and a warning for each name that nobody here knows.
+
+    Raises OSError, or ConfigError that names the file, the key and what was expected.
+    """
+    import json  # noqa: PLC0415 - importing is forking cost
+
+    with open(path, "rb") as file:
+        try:
+            content = json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a JSON object, such as {{\"server\": \"::\"}}")
+    values: Values = {}
+    warnings = []
+    for name, value in content.items():
+        if name in FIELDS:
+            values[name] = check(name, value, f'{path}: "{name}"')
+        elif name in NOT_SPOKEN and value:
+            raise ConfigError(f'{path}: "{name}": {NOT_SPOKEN[name]}')
+        elif name not in NOT_SPOKEN:
+            warnings.append(f'{path}: "{name}" is not known here and has no effect')
+    return values, warnings
+
+
+def read_password(path: str) -> str:
+    """The first line of a password file. Raises OSError or ConfigError."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            password = file.readline().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}: not UTF-8 text: expected the password in the first line") from None
+    if not password:
+        raise ConfigError(f"{path}: first line is empty: expected the password")
+    return password
+
+
+def parse_uri(uri: str) -> Values:
+    """SIP002: `ss://userinfo@host:port/?plugin=...#tag`, userinfo `method:password` in base64url or
+    percent-encoded; and its ancestor, all of it in base64. Raises ConfigError, without the secret."""
+    from urllib.parse import parse_qs, unquote  # noqa: PLC0415
+
+    expected = "expected ss://BASE64(method:password)@HOST:PORT"
+    scheme, _, rest = uri.strip().partition("://")
+    if scheme != "ss":
+        raise ConfigError(f"server URI begins with {scheme[:10]!r}: {expected}")
+    rest, _, _tag = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    rest = rest.rstrip("/")
+    if "@" not in rest:
+        rest = decode_base64(rest) or ""
+    userinfo, at, place = rest.rpartition("@")
+    if not at:
+        raise ConfigError(f"server URI has no @: {expected}")
+    if ":" not in userinfo:
+        userinfo = decode_base64(unquote(userinfo)) or ""
+    else:
+        userinfo = unquote(userinfo)
+    name, colon, password = userinfo.partition(":")
+    if not colon:
+        raise ConfigError(f"server URI names no method and password before the @: {expected}")
+    if parse_qs(query).get("plugin"):
+        raise ConfigError(f"server URI asks for a plugin: {NOT_SPOKEN['plugin']}")
+    try:
+        host, port = parse_address(place)
+    except ValueError:
+        raise ConfigError(f"server URI ends with {place!r}: {expected}") from None
+    return {
+        "server": [host],
+        "server_port": check("server_port", port, "server URI: port"),
+        "method": check("method", name, "server URI"),
+        "password": check("password", password, "server URI: password"),
+    }
+
+
+def decode_base64(encoded: str) -> str | None:
+    """Text from base64 or base64url, padded or not; None if it is neither."""
+    plain = encoded.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True).decode()
+    except ValueError:
+        return None
+
+
+def format_uri(method: str, password: str, address: Address) -> str:
+    """The SIP002 URI that phones and laptops paste or scan."""
+    userinfo = binascii.b2a_base64(f"{method}:{password}".encode(), newline=False).decode()
+    return f"ss://{userinfo.rstrip('=').replace('+', '-').replace('/', '_')}@{address}"
+
+
+def new_password() -> str:
+    """A fresh random password of 256 bits, in base64."""
+    return binascii.b2a_base64(os.urandom(32), newline=False).decode()
+
+
+def secret_of(values: Values, where: str) -> Secret:
+    """The Secret that `values` name by password or key. Raises ConfigError."""
+    chosen = find_method(values.get("method", DEFAULT_METHOD))
+    if "key" in values:
+        decoded = values["key"].encode()
+        try:
+            key = binascii.a2b_base64(decoded, strict_mode=True)
+        except binascii.Error:
+            raise ConfigError(f"{where}: key is not base64: expected {chosen.key_size} bytes in base64") from None
+        return Secret(chosen, key)
+    if "password" not in values:
+        raise ConfigError(f"{where}: no password: expected --password-file, or one in --config or --server")
+    return Secret.from_password(chosen, values["password"])

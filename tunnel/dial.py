@@ -1,0 +1,146 @@
+"""Dialling: resolve once, judge every address, connect to the literal.
+
+    Address --resolve--> [sockaddr, ...] --judge--> [allowed, ...] --connect, in turn--> socket
+
+Two ways to drive it. `dial(target)` blocks: the blocking models. `dial.addresses(target)` and
+`dial.start(sockaddr)` are its halves, for loops: they wait for the connection themselves, and leave
+`addresses` to a helper thread where it would ask a name server (`is_literal`).
+
+Rules: the address that was judged is the one that is dialled; judging a name and dialling it again
+would let its owner change the answer in between (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from tunnel.address import Address, encode_name, ipv4_bytes, ipv6_bytes
+from tunnel.errors import HandshakeError
+
+SockAddr = tuple[str, int] | tuple[str, int, int, int]
+
+
+class DestinationDenied(PermissionError):
+    """The target's addresses are all closed to this server's users."""
+
+
+def seconds(duration: float) -> bytes:
+    """A duration as SO_RCVTIMEO and SO_SNDTIMEO want it: struct timeval (socket(7))."""
+    whole = int(duration)
+    return whole.to_bytes(8, "little") + int((duration - whole) * 1e6).to_bytes(8, "little")
+
+
+def is_literal(host: str) -> bool:
+    """True for an IP address: no name server will be asked."""
+    return bool(ipv4_bytes(host) or ipv6_bytes(host))
+
+
+def is_own(literal: str) -> bool:
+    """True for an address of this machine: only such can be bound to (bind(2), EADDRNOTAVAIL)."""
+    family = socket.AF_INET6 if ":" in literal else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((literal, 0))
+        except OSError:
+            return False
+    return True
+
+
+def resolve(place: Address) -> list[SockAddr]:
+    """The addresses of a host, at least one. Blocks for a name. Raises OSError."""
+    if ipv4_bytes(place.host):
+        return [(place.host, place.port)]
+    try:
+        name = encode_name(place.host)
+    except HandshakeError as error:
+        raise OSError(errno.EINVAL, str(error)) from None
+    answers = socket.getaddrinfo(name, place.port, type=socket.SOCK_STREAM)
+    return [answer[4] for answer in answers]  # type: ignore[misc]
+
+
+class Dial:
+    """Connects to targets, or, at the client end, to its server whatever the target."""
+
+    def __init__(
+        self,
+        allows: Callable[[str], bool] | None = None,
+        servers: Sequence[Address] = (),
+        timeout: float = 10.0,
+        no_delay: bool = True,
+    ) -> None:
+        self._allows = allows  # judges a literal; None: everything is open
+        self._servers = servers  # dialled instead of any target, the next if one does not answer
+        self._no_delay = no_delay
+        self._timeout = seconds(timeout)
+        self.timeout = timeout
+
+    def __call__(self, target: Address) -> socket.socket:
+        """A connected blocking socket. Raises OSError: of the last address tried, or DestinationDenied."""
+        failure: OSError | None = None
+        for address in self.addresses(target):
+            try:
+                return self._connect(address)
+            except OSError as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    def literal(self, target: Address) -> bool:
+        """True if `addresses(target)` returns without asking a name server."""
+        return all(is_literal(place.host) for place in self._servers or (target,))
+
+    def addresses(self, target: Address) -> list[SockAddr]:
+        """What to try, in order, at least one. Blocks for a name. Raises OSError."""
+        found: list[SockAddr] = []
+        failure: OSError | None = None
+        for place in self._servers or (target,):
+            try:
+                found += resolve(place)
+            except OSError as error:
+                failure = error
+        if failure and not found:
+            raise failure
+        if self._allows is None or self._servers:
+            return found
+        allowed = [address for address in found if self._allows(address[0])]
+        if not allowed:
+            raise DestinationDenied(errno.EACCES, f"destination {found[0][0]} is closed to users of this server")
+        return allowed
+
+    def start(self, address: SockAddr) -> socket.socket:
+        """A non-blocking socket whose connection is in progress, or made. Raises OSError."""
+        sock = self._socket(address)
+        try:
+            sock.setblocking(False)
+            code = sock.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _connect(self, address: SockAddr) -> socket.socket:
+        sock = self._socket(address)
+        try:
+            # connect(2) gives up after SO_SNDTIMEO: one call, where settimeout() would add a poll
+            # to every later call on this socket.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, self._timeout)
+            sock.connect(address)
+        except BlockingIOError:
+            sock.close()
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _socket(self, address: SockAddr) -> socket.socket:
+        family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        if self._no_delay:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock

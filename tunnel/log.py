@@ -1,0 +1,87 @@
+"""Log lines: one `write` each, as text or JSON, to standard error.
+
+    2026-11-23T07:30:00.123Z warning prefork[4242] 127.0.0.1:5000: wrong tag on the length of record 0
+
+Why not the standard library's `logging`: importing it imports `threading`, whose at-fork handlers
+touch 130 more pages in every child; `fork` pays 0.4 ms of CPU per connection for it
+(docs/performance.md). A single write below PIPE_BUF is atomic, so processes share the file.
+
+Rules: a line never ends a connection: what cannot be written is counted, and the count is logged
+when writing works again. Peers' text is escaped. No secret is passed here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Log:
+    """Where lines go and which are wanted. One per process tree; children inherit it."""
+
+    __slots__ = ("as_json", "fd", "lost", "name", "threshold")
+
+    def __init__(self) -> None:
+        self.fd = 2
+        self.name = "tunnel"
+        self.as_json = False
+        self.threshold = LEVELS.index("info")
+        self.lost = 0
+
+    def configure(self, name: str, level: str, as_json: bool) -> None:
+        """`name` is what the line is signed with, next to the pid: the model's."""
+        self.name, self.threshold, self.as_json = name, LEVELS.index(level), as_json
+
+    def debug(self, text: str, subject: str = "") -> None:
+        if self.threshold <= 0:
+            self._write(0, text, subject)
+
+    def info(self, text: str, subject: str = "") -> None:
+        if self.threshold <= 1:
+            self._write(1, text, subject)
+
+    def warning(self, text: str, subject: str = "") -> None:
+        if self.threshold <= 2:
+            self._write(2, text, subject)
+
+    def error(self, text: str, subject: str = "") -> None:
+        self._write(3, text, subject)
+
+    def _write(self, level: int, text: str, subject: str) -> None:
+        if self.lost:
+            text = f"{text} ({self.lost} lines before this one were lost)"
+        line = self._format(level, text, subject).encode("utf-8", "backslashreplace")
+        try:
+            os.write(self.fd, line)
+        except OSError:
+            self.lost += 1  # a full disk or a closed pipe must not cost a connection
+        else:
+            self.lost = 0
+
+    def _format(self, level: int, text: str, subject: str) -> str:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}Z"
+        if self.as_json:
+            import json  # noqa: PLC0415 - 8 ms at start that text logging need not pay
+
+            fields = {"time": stamp, "level": LEVELS[level], "model": self.name, "pid": os.getpid()}
+            if subject:
+                fields["subject"] = subject
+            return json.dumps(fields | {"message": text}) + "\n"
+        subject = f" {subject}:" if subject else ""
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        return f"{stamp} {LEVELS[level]} {self.name}[{os.getpid()}]{subject} {shown}\n"
+
+
+log = Log()
+
+
+def peer_name(sock: object) -> str:
+    """`host:port` of a connected socket's far end, for a log line; `-` when it is gone already."""
+    try:
+        host, port = sock.getpeername()[:2]  # type: ignore[attr-defined]
+    except OSError:
+        return "-"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,113 @@
+"""SOCKS5, the server's half of the conversation (RFC 1928), as a Flow that answers its own peer.
+
+    client                                  this end
+    05 | n | methods            -->
+                                <--         05 | 00                       no authentication
+    05 | 01 | 00 | address      -->                                       CONNECT
+                                <--         05 | code | 00 | 01 0.0.0.0:0 once dialled
+
+Rules: one state variable, whose name says what is awaited; every refusal carries the bytes that
+RFC 1928 section 6 asks for. What the client sent after its request is kept for the tunnel.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from tunnel.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address, unpack
+from tunnel.errors import HandshakeError, Truncated
+from tunnel.flow import EMPTY, Flow
+
+VERSION = 5
+NO_AUTHENTICATION, NO_ACCEPTABLE = 0x00, 0xFF
+CONNECT = 1
+SUCCEEDED, FAILURE, DENIED, NETWORK, HOST, REFUSED, EXPIRED, COMMAND, ADDRESS_TYPE = range(9)
+REPLY_TO_ERRNO = {
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.ENETUNREACH: NETWORK,
+    errno.EHOSTUNREACH: HOST,
+    errno.ECONNREFUSED: REFUSED,
+    errno.ETIMEDOUT: EXPIRED,
+}
+
+
+class SocksError(HandshakeError):
+    """A request that is answered with a refusal; `reply` is the bytes of that answer."""
+
+    def __init__(self, text: str, reply: bytes = b"") -> None:
+        super().__init__(text)
+        self.reply = reply
+
+
+def reply(code: int) -> bytes:
+    """RFC 1928 section 6, with the bound address left open (0.0.0.0:0)."""
+    return bytes([VERSION, code, 0, ATYP_IPV4]) + bytes(6)
+
+
+def reply_to(error: OSError) -> bytes:
+    """The reply for a connection that could not be made."""
+    return reply(REPLY_TO_ERRNO.get(error.errno or 0, FAILURE))
+
+
+class SocksOpening(Flow):
+    """Reads greeting and request; calls `on_request(address, early)` once both are whole."""
+
+    __slots__ = ("_awaits", "_heard", "_on_request")
+
+    def __init__(self, on_request: Callable[[Address, bytes], None]) -> None:
+        super().__init__()
+        self._on_request = on_request
+        self._awaits: Callable[[], bytes | None] | None = self._greeting
+        self._heard = b""
+
+    def buffer_updated(self, n: int) -> memoryview:
+        """Returns what to answer. Raises SocksError."""
+        if self._in is not None:
+            self._heard += self._in[:n]
+        answers = b""
+        while self._awaits and (answer := self._awaits()) is not None:
+            answers += answer
+        return memoryview(answers)
+
+    def eof(self) -> memoryview:
+        if self._heard:
+            raise Truncated("client stopped inside its SOCKS5 request")
+        return EMPTY
+
+    def _greeting(self) -> bytes | None:
+        heard = self._heard
+        if heard and heard[0] != VERSION:
+            raise SocksError(f"first byte 0x{heard[0]:02x}: expected SOCKS version 5")
+        if len(heard) < 2 or len(heard) < 2 + heard[1]:
+            return None
+        if NO_AUTHENTICATION not in heard[2 : 2 + heard[1]]:
+            raise SocksError(
+                "client insists on authentication: expected method 0 (none) on offer",
+                bytes([VERSION, NO_ACCEPTABLE]),
+            )
+        self._heard = heard[2 + heard[1] :]
+        self._awaits = self._request
+        return bytes([VERSION, NO_AUTHENTICATION])
+
+    def _request(self) -> bytes | None:
+        heard = self._heard
+        if len(heard) < 4:
+            return None
+        if heard[0] != VERSION:
+            raise SocksError(f"request version {heard[0]}: expected 5", reply(FAILURE))
+        if heard[1] != CONNECT:
+            raise SocksError(f"command {heard[1]}: expected 1 (CONNECT)", reply(COMMAND))
+        try:
+            parsed = unpack(heard[3:])
+        except HandshakeError as error:
+            known = heard[3] in (ATYP_IPV4, ATYP_NAME, ATYP_IPV6)
+            raise SocksError(str(error), reply(FAILURE if known else ADDRESS_TYPE)) from None
+        if parsed is None:
+            return None
+        address, size = parsed
+        self._awaits = None
+        self._heard = b""
+        self._on_request(address, heard[3 + size :])
+        return b""
