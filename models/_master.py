@@ -40,7 +40,7 @@ def run_child(work: Callable[[], None]) -> NoReturn:
     try:
         work()
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)

@@ -121,12 +121,12 @@ def first_words(session: Session, accepted: socket.socket) -> memoryview:
     return session.up.buffer_updated(0)
 
 
-# fig: copy by poll
 def copy_by_poll(session: Session, accepted: socket.socket, dialled: socket.socket, idle: float) -> None:
     """Both directions in one thread. Raises TimeoutError after `idle` seconds without a byte."""
     up = Direction(session.up, accepted, dialled)
     down = Direction(session.down, dialled, accepted)
     up.send(first_words(session, accepted))
+    # fig: copy by poll
     poller = select.poll()
     watched: tuple[int, int] | None = None
     accepted_fd = accepted.fileno()
@@ -149,7 +149,7 @@ def copy_by_poll(session: Session, accepted: socket.socket, dialled: socket.sock
                 raise failure_of(reading.source)
     if up.broken or down.broken:
         raise ConnectionResetError("one side went before it had received all")
-# end fig
+    # end fig
 
 
 def interest(reading: Direction, writing: Direction) -> int:
@@ -164,7 +164,6 @@ def failure_of(sock: socket.socket) -> OSError:
     return ConnectionResetError(code, "connection failed")
 
 
-# fig: copy by threads
 def copy_by_threads(session: Session, accepted: socket.socket, dialled: socket.socket, idle: float) -> None:
     """One direction in a thread of its own, the other in this one. Raises as `copy_by_poll` does."""
     import threading  # noqa: PLC0415 - only a model with threads pays for it (see tunnel/log.py)
@@ -192,11 +191,12 @@ class Pair:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(idle))
 
     def copy(self, flow: Flow, source: socket.socket, destination: socket.socket) -> None:
+        # fig: copy by threads
         while n := self.receive(source, flow.get_buffer()):
             self.send_all(destination, flow.buffer_updated(n))
         self.send_all(destination, flow.eof())
         destination.shutdown(socket.SHUT_WR)
-# end fig
+        # end fig
 
     def receive(self, source: socket.socket, buffer: memoryview) -> int:
         """recv that gives up once neither direction has moved for the idle time."""

@@ -16,7 +16,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from models._relay import Found, addresses_of
+from models._loop import Found, addresses_of
 from tunnel.address import Address
 from tunnel.dial import Dial
 

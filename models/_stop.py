@@ -84,12 +84,12 @@ class Stop:
         if not self._parent:
             log.info(f"stopping: transfers have {self.grace:g} s to finish")
 
-    def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
+    def _on_grace_over(self, _number: int, _frame: FrameType | None) -> None:
         log.warning(f"grace time of {self.grace:g} s is over: what still runs is cut")
         kill_all(self.children)
         os._exit(0)
 
-    def _on_quick(self, number: int, frame: FrameType | None) -> None:
+    def _on_quick(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self.pid:
             return
         kill_all(self.children)

@@ -35,11 +35,11 @@ def serve(server: Server) -> None:
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object
     children = server.stop.children
 
-    # fig: SIGCHLD handler
-    def reap(number: int, frame: FrameType | None) -> None:
+    def reap(_number: int, _frame: FrameType | None) -> None:
+        # fig: SIGCHLD handler
         while pid := reap_one()[0]:
             children.symmetric_difference_update((pid,))
-    # end fig
+        # end fig
 
     signal.signal(signal.SIGCHLD, reap)
     # fig: accept loop

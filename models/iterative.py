@@ -20,8 +20,8 @@ from models._pump import serve_client
 from models._server import Server
 
 
-# fig: accept loop
 def serve(server: Server) -> None:
+    # fig: accept loop
     while accepted := server.accept():
         serve_client(server, accepted)
-# end fig
+    # end fig

@@ -27,8 +27,8 @@ def serve(server: Server) -> None:
     Pool(server, work).run()
 
 
-# fig: accept loop
 def work(server: Server) -> None:
+    # fig: accept loop
     while accepted := server.accept():
         serve_client(server, accepted)
-# end fig
+    # end fig

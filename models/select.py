@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import select
 
-from models._relay import Loop, Poller
+from models._loop import Loop, Poller
 from models._server import Server
 
 FD_SETSIZE = 1024  # <sys/select.h>; glibc's fd_set has that many bits
@@ -33,8 +33,8 @@ class Select(Poller):
     def admits(self, fd: int) -> bool:
         return fd < FD_SETSIZE
 
-    # fig: wait
     def wait(self, seconds: float) -> None:
+        # fig: wait
         readable, writable, _ = select.select(self.readers, self.writers, (), seconds)
         for fd in readable:
             if callback := self.readers.get(fd):  # an earlier one may have closed it
@@ -42,7 +42,7 @@ class Select(Poller):
         for fd in writable:
             if callback := self.writers.get(fd):
                 callback()
-    # end fig
+        # end fig
 
 
 def serve(server: Server) -> None:

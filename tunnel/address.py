@@ -112,7 +112,7 @@ def unpack(header: bytes | memoryview) -> tuple[Address, int] | None:
     if port == 0:
         raise HandshakeError("port 0: expected 1 to 65535")
     if kind == ATYP_IPV4:
-        host = "%d.%d.%d.%d" % tuple(packed)
+        host = ".".join(map(str, packed))
     elif kind == ATYP_IPV6:
         host = ipv6_text(packed)
     else:

@@ -76,9 +76,7 @@ class Sealer(Flow):
             size = min(MAX_PAYLOAD, total - start)
             body = made + LENGTH_SIZE
             end = body + size + TAG_SIZE
-            encrypt(
-                counter.to_bytes(NONCE_SIZE, "little"), size.to_bytes(2, "big"), None, out[made:body]
-            )
+            encrypt(counter.to_bytes(NONCE_SIZE, "little"), size.to_bytes(2, "big"), None, out[made:body])
             encrypt(
                 (counter + 1).to_bytes(NONCE_SIZE, "little"),
                 plain[start : start + size],
@@ -156,7 +154,9 @@ class Opener(Flow):
                     start = body
                     length = length_view[0] << 8 | length_view[1]
                     if not 0 < length <= MAX_PAYLOAD:
-                        raise RecordError(f"record {counter // 2} says {length} bytes: expected 1 to {MAX_PAYLOAD}")
+                        raise RecordError(
+                            f"record {counter // 2} says {length} bytes: expected 1 to {MAX_PAYLOAD}"
+                        )
                 body = start + length + TAG_SIZE
                 if body > end:
                     break

@@ -142,7 +142,9 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         help=f"address to listen on (default: {listen}); may be repeated",
     )
     if name == FORWARD:
-        place.add_argument("--target", metavar="HOST:PORT", type=field("target"), help="where the tunnel leads to")
+        place.add_argument(
+            "--target", metavar="HOST:PORT", type=field("target"), help="where the tunnel leads to"
+        )
     if name == SERVE:
         place.add_argument(
             "--allow",
@@ -156,12 +158,16 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             metavar="URI",
             help="the server's ss:// URI, a file that holds it, or - to read it from standard input",
         )
-    place.add_argument("--backlog", metavar="N", type=field("backlog"), help="connections that may wait for accept")
+    place.add_argument(
+        "--backlog", metavar="N", type=field("backlog"), help="connections that may wait for accept"
+    )
     secret = parser.add_argument_group("secret")
     secret.add_argument("--method", choices=tuple(METHODS), metavar="NAME", help=", ".join(METHODS))
     secret.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
     work = parser.add_argument_group("work")
-    work.add_argument("--workers", metavar="N", type=field("workers"), help="size of the pool, in models that have one")
+    work.add_argument(
+        "--workers", metavar="N", type=field("workers"), help="size of the pool, in models that have one"
+    )
     for option, help_text in (
         ("timeout", "seconds without a byte either way before a connection is cut"),
         ("handshake-timeout", "seconds from accept to a whole request"),
@@ -218,8 +224,11 @@ def hide_secrets_in_argv() -> None:
             os.set_inheritable(reading, True)
             words[place] = f"{flag}/dev/fd/{reading}"
     if words != sys.orig_argv:
-        print("tunnel: a secret among the arguments was visible for a moment; `--server -` reads it unseen", file=sys.stderr)
-        os.execv(sys.executable, words)
+        print(
+            "tunnel: a secret among the arguments was visible for a moment; `--server -` reads it unseen",
+            file=sys.stderr,
+        )
+        os.execv(sys.executable, words)  # noqa: S606 - no shell is the point
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -264,12 +273,16 @@ def gather(arguments: argparse.Namespace) -> tuple[config.Values, list[str]]:
         values |= config.parse_uri(read_uri(uri))
         values.pop("key", None)
     flags = vars(arguments)
-    values |= {name: flags[name] for name in config.FIELDS if flags.get(name) is not None and name != "server"}
+    values |= {
+        name: flags[name] for name in config.FIELDS if flags.get(name) is not None and name != "server"
+    }
     if arguments.password_file:
         values["password"] = config.read_password(arguments.password_file)
         values.pop("key", None)
     if values["model"] not in MODELS:
-        raise ConfigError(f'{arguments.config}: "model" is {values["model"]!r}: expected one of {", ".join(MODELS)}')
+        raise ConfigError(
+            f'{arguments.config}: "model" is {values["model"]!r}: expected one of {", ".join(MODELS)}'
+        )
     return values, warnings
 
 
@@ -291,7 +304,9 @@ def listen_places(command: str, values: config.Values) -> list[Address]:
     if command == SERVE:
         port = values.get("server_port", config.DEFAULT_PORT)
         return [Address(host, port) for host in values.get("server", ["127.0.0.1"])]
-    return [Address(values.get("local_address", "127.0.0.1"), values.get("local_port", config.DEFAULT_LOCAL_PORT))]
+    return [
+        Address(values.get("local_address", "127.0.0.1"), values.get("local_port", config.DEFAULT_LOCAL_PORT))
+    ]
 
 
 def listen(places: Sequence[Address], values: config.Values) -> list[socket.socket]:

@@ -148,7 +148,7 @@ def read_file(path: str) -> tuple[Values, list[str]]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON object, such as {{\"server\": \"::\"}}")
+        raise ConfigError(f'{path}: expected a JSON object, such as {{"server": "::"}}')
     values: Values = {}
     warnings = []
     for name, value in content.items():
@@ -190,10 +190,9 @@ def parse_uri(uri: str) -> Values:
     userinfo, at, place = rest.rpartition("@")
     if not at:
         raise ConfigError(f"server URI has no @: {expected}")
+    userinfo = unquote(userinfo)
     if ":" not in userinfo:
-        userinfo = decode_base64(unquote(userinfo)) or ""
-    else:
-        userinfo = unquote(userinfo)
+        userinfo = decode_base64(userinfo) or ""
     name, colon, password = userinfo.partition(":")
     if not colon:
         raise ConfigError(f"server URI names no method and password before the @: {expected}")
@@ -239,7 +238,9 @@ def secret_of(values: Values, where: str) -> Secret:
         try:
             key = binascii.a2b_base64(decoded, strict_mode=True)
         except binascii.Error:
-            raise ConfigError(f"{where}: key is not base64: expected {chosen.key_size} bytes in base64") from None
+            raise ConfigError(
+                f"{where}: key is not base64: expected {chosen.key_size} bytes in base64"
+            ) from None
         return Secret(chosen, key)
     if "password" not in values:
         raise ConfigError(f"{where}: no password: expected --password-file, or one in --config or --server")

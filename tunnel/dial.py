@@ -107,7 +107,9 @@ class Dial:
             return found
         allowed = [address for address in found if self._allows(address[0])]
         if not allowed:
-            raise DestinationDenied(errno.EACCES, f"destination {found[0][0]} is closed to users of this server")
+            raise DestinationDenied(
+                errno.EACCES, f"destination {found[0][0]} is closed to users of this server"
+            )
         return allowed
 
     def start(self, address: SockAddr) -> socket.socket:

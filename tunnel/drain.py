@@ -25,7 +25,7 @@ SCRATCH = 16 * 1024  # bytes read at once
 class Drain:
     """Takes sockets off their workers' hands. Safe between threads; build anew after a fork."""
 
-    def __init__(self, in_thread: bool = True) -> None:
+    def __init__(self, *, in_thread: bool = True) -> None:
         self._in_thread = in_thread
         self._sockets: dict[int, tuple[socket.socket, float]] = {}
         self._lock = _thread.allocate_lock()

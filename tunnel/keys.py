@@ -29,13 +29,9 @@ NONCE_SIZE = 12  # bytes, a little-endian counter
 class Aead(Protocol):
     """The two calls that every record passes through. Both return the bytes written."""
 
-    def encrypt_into(
-        self, nonce: bytes, data: Buffer, associated_data: None, buf: Buffer
-    ) -> int: ...
+    def encrypt_into(self, nonce: bytes, data: Buffer, associated_data: None, buf: Buffer) -> int: ...
 
-    def decrypt_into(
-        self, nonce: bytes, data: Buffer, associated_data: None, buf: Buffer
-    ) -> int: ...
+    def decrypt_into(self, nonce: bytes, data: Buffer, associated_data: None, buf: Buffer) -> int: ...
 
 
 class Method(NamedTuple):
@@ -69,7 +65,9 @@ def find_method(name: str) -> Method:
     except KeyError:
         close = get_close_matches(name, METHODS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"method {name!r} does not exist: {hint}expected one of {', '.join(METHODS)}") from None
+        raise ConfigError(
+            f"method {name!r} does not exist: {hint}expected one of {', '.join(METHODS)}"
+        ) from None
 
 
 def password_to_key(password: str, size: int) -> bytes:

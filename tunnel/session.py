@@ -51,7 +51,7 @@ class Session:
     target: Address | None
     patience: float  # seconds to wait for the accepted side's first payload before up's header goes
 
-    def answer(self, error: Exception | None) -> bytes:
+    def answer(self, error: Exception | None) -> bytes:  # noqa: ARG002 - for those that do tell
         """What to tell the accepted side: None for a dialled connection, or why there is none."""
         return b""
 

@@ -1,0 +1,200 @@
+"""The frame of every loop: a poller, deadlines, listeners, and the clients between them.
+
+    +--> which deadline is next? --> poller.wait --> callbacks of what is ready --> what is overdue --+
+    `-------------------------------------------------------------------------------------------------'
+
+    Poller       which descriptor has which callback; how to wait for them is the model's own
+    Deadlines    what has waited too long
+    Loop         accepts clients, and hands each to an Opening (_relay.py)
+
+Rules: no call here blocks but `wait`. All deadlines of one kind are equally long, so they expire in
+the order in which they were set: a queue is all the timer there is, and it costs nothing while
+nothing expires.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from models._relay import Opening, Relay
+from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
+from tunnel.address import Address
+from tunnel.dial import Dial, SockAddr
+from tunnel.log import log, peer_name
+from tunnel.session import FIRST_PAYLOAD_WAIT
+
+if TYPE_CHECKING:
+    from models._resolver import Resolver
+
+Callback = Callable[[], None]
+Found = list[SockAddr] | OSError
+Client = TypeVar("Client", Opening, Relay)
+NOTHING_DUE = 3600.0  # seconds
+ACCEPTS_AT_ONCE = 16  # then the clients that are there have their turn
+
+
+class Poller:
+    """Descriptors and what to call when they are ready. A model says how to wait."""
+
+    limit = ""  # what to say of a descriptor that is not admitted
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callback] = {}
+        self.writers: dict[int, Callback] = {}
+
+    def admits(self, fd: int) -> bool:
+        """False for a descriptor that this way of waiting cannot handle."""
+        return fd >= 0
+
+    def wait(self, seconds: float) -> None:
+        """Waits at most so long, and calls what is ready."""
+        raise NotImplementedError
+
+    def on_readable(self, fd: int, callback: Callback | None) -> None:
+        """Calls `callback` whenever `fd` is readable, or no longer."""
+        if callback:
+            self.readers[fd] = callback
+        else:
+            self.readers.pop(fd, None)
+
+    def on_writable(self, fd: int, callback: Callback | None) -> None:
+        """Calls `callback` whenever `fd` is writable, or no longer."""
+        if callback:
+            self.writers[fd] = callback
+        else:
+            self.writers.pop(fd, None)
+
+    def forget(self, fd: int) -> None:
+        """No more of `fd`, which is about to be closed."""
+        self.on_readable(fd, None)
+        self.on_writable(fd, None)
+
+
+class Deadlines(Generic[Client]):
+    """Deadlines of one length (seconds): a queue in the order of expiry, one place for each client."""
+
+    def __init__(self, length: float, expired: Callable[[Client], None]) -> None:
+        self.length = length
+        self._expired: Callable[[Client], None] = expired
+        self._due: OrderedDict[Client, float] = OrderedDict()
+
+    def set(self, client: Client) -> None:
+        """Calls `expired(client)` after the time, unless it is cancelled or set again before."""
+        self._due[client] = time.monotonic() + self.length
+        self._due.move_to_end(client)
+
+    def cancel(self, client: Client) -> None:
+        self._due.pop(client, None)
+
+    def seconds_left(self) -> float:
+        """Until the first is due."""
+        for due in self._due.values():
+            return due - time.monotonic()
+        return NOTHING_DUE
+
+    def run(self) -> None:
+        """Expires what is due."""
+        now = time.monotonic()
+        while self._due:
+            client, due = next(iter(self._due.items()))
+            if due > now:
+                break
+            del self._due[client]
+            self._expired(client)
+
+
+def addresses_of(dial: Dial, target: Address) -> Found:
+    """`dial.addresses` with its error as a value, as a callback wants it."""
+    try:
+        return dial.addresses(target)
+    except OSError as error:
+        return error
+
+
+class Loop:
+    """Runs all clients of a server over a poller until the server is asked to stop."""
+
+    def __init__(self, server: Server, poller: Poller) -> None:
+        self.server = server
+        self.poller = poller
+        self.clients: set[Opening | Relay] = set()
+        self.handshakes = Deadlines(server.timeouts.handshake, Opening.on_handshake_expired)
+        self.connects = Deadlines(server.dial.timeout, Opening.on_connect_expired)
+        self.greetings = Deadlines(FIRST_PAYLOAD_WAIT, Opening.on_patience_over)
+        self.idle = Deadlines(server.timeouts.idle, Relay.on_idle)
+        self._deadlines = (self.handshakes, self.connects, self.greetings, self.idle)
+        self._accepting = False
+        self._accept_again = 0.0  # monotonic; after descriptors have run out
+        self._resolver: Resolver | None = None
+
+    def run(self) -> None:
+        """Returns once a stop was asked for and the last client has left."""
+        stop = self.server.stop
+        # fig: event loop
+        self.poller.on_readable(stop.fileno(), stop.clear_wakeup)
+        while self.clients or not stop.requested:
+            self._watch_listeners()
+            self.poller.wait(self._seconds_to_wait())
+            for deadlines in self._deadlines:
+                deadlines.run()
+        # end fig
+
+    def resolve(self, target: Address, on_found: Callable[[Found], None]) -> None:
+        """Answers by `on_found`: at once for a literal, else from the helper threads."""
+        if self.server.dial.literal(target):
+            on_found(addresses_of(self.server.dial, target))
+            return
+        if self._resolver is None:
+            from models._resolver import Resolver  # noqa: PLC0415 - its threads, for names only
+
+            self._resolver = Resolver(self.server.dial)
+            self.poller.on_readable(self._resolver.fileno(), self._resolver.deliver)
+        self._resolver.ask(target, on_found)
+
+    def _seconds_to_wait(self) -> float:
+        due = min(deadlines.seconds_left() for deadlines in self._deadlines)
+        if not self._accepting and not self.server.stop.requested:
+            due = min(due, self._accept_again - time.monotonic())
+        return max(0.0, due)
+
+    def _watch_listeners(self) -> None:
+        wanted = not self.server.stop.requested and time.monotonic() >= self._accept_again
+        if wanted == self._accepting:
+            return
+        self._accepting = wanted
+        for listener in self.server.listeners:
+            if wanted:
+                listener.setblocking(False)
+                self.poller.on_readable(listener.fileno(), partial(self._accept, listener))
+            else:
+                self.poller.on_readable(listener.fileno(), None)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """The listener is readable. It may be no longer: the client can have left (UNP 16.6)."""
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if self.server.stop.requested:
+                    return
+                self.server.accept.survive(error)
+                if error.errno in OUT_OF_RESOURCES:
+                    self._accept_again = time.monotonic() + RESOURCE_PAUSE
+                    return
+            else:
+                self._admit(accepted)
+
+    def _admit(self, accepted: socket.socket) -> None:
+        if not self.poller.admits(accepted.fileno()):
+            log.warning(f"client refused: {self.poller.limit}", peer_name(accepted))
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        Opening(self, accepted).start()
