@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from models._pump import rehearse
 from models._server import Server
 from models._stop import die_by, kill_all
 from tunnel.drain import Drain
@@ -65,6 +66,7 @@ class Pool:
         self._start_after = 0.0
 
     def run(self) -> None:
+        rehearse(self._server)
         gc.freeze()  # see fork.py
         signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
         while self._workers or not self._stopping:

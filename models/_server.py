@@ -54,6 +54,7 @@ class Server(NamedTuple):
     drain: Drain
     timeouts: Timeouts
     workers: int
+    rehearsal: bytes  # what a client could say first; see `_pump.rehearse`
 
 
 class Accept:

@@ -25,13 +25,14 @@ import socket
 from types import FrameType
 
 from models._master import reap_one, run_child
-from models._pump import describe, serve_client
+from models._pump import describe, rehearse, serve_client
 from models._server import Server
 from tunnel.drain import Drain
 from tunnel.log import log
 
 
 def serve(server: Server) -> None:
+    rehearse(server)
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object
     children = server.stop.children
 

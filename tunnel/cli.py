@@ -17,6 +17,8 @@ import argparse
 import contextlib
 import errno
 import os
+import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -25,13 +27,22 @@ from typing import Any, NoReturn
 from models import DEFAULT_MODEL, MODELS
 from tunnel import config
 from tunnel._version import __version__
-from tunnel.address import Address
-from tunnel.errors import ConfigError
+from tunnel.address import Address, encode_name
+from tunnel.errors import ConfigError, HandshakeError
 from tunnel.keys import DEFAULT_METHOD, METHODS, Secret
 from tunnel.log import LEVELS, log
 
 # sysexits.h
-EX_OK, EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_OSERR, EX_NOPERM, EX_CONFIG = 0, 64, 66, 69, 71, 77, 78
+EX_OK, EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_OSERR, EX_CANTCREAT, EX_NOPERM, EX_CONFIG = (
+    0,
+    64,
+    66,
+    69,
+    71,
+    73,
+    77,
+    78,
+)
 
 SERVE, LOCAL, FORWARD = "serve", "local", "forward"
 DEFAULTS: config.Values = {
@@ -52,16 +63,20 @@ class Parser(argparse.ArgumentParser):
     """argparse, with one line for a mistake, the nearest right word, and EX_USAGE."""
 
     def error(self, message: str) -> NoReturn:
+        self.exit(EX_USAGE, f"{self.prog}: {message}{self._hint(message)}; see {self.prog} --help\n")
+
+    def _hint(self, message: str) -> str:
+        """The nearest word that would have been right, for an unknown option or an invalid choice."""
         from difflib import get_close_matches  # noqa: PLC0415
 
-        words = [word for action in self._actions for word in action.option_strings]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                words += action.choices
-        wrong = [word for word in message.replace("'", " ").split() if word not in words]
-        close = [match for word in wrong for match in get_close_matches(word, words, 1, 0.7)]
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        self.exit(EX_USAGE, f"{self.prog}: {message}{hint}; see {self.prog} --help\n")
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            wrong, right = choice[1], re.findall(r"'(.*?)'", choice[2])
+        else:
+            wrong = message.partition(": ")[2].partition("=")[0].partition(" ")[0]
+            right = [word for action in self._actions for word in action.option_strings]
+        close = get_close_matches(wrong, right, 1)
+        return f" (did you mean {close[0]}?)" if close else ""
 
 
 def field(name: str) -> Callable[[str], Any]:
@@ -121,6 +136,8 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
@@ -150,6 +167,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             "--allow",
             metavar="CIDR",
             action="append",
+            type=lambda cidr: field("allow")(cidr)[0],
             help="open a private range to users of a listener that others can reach; may be repeated",
         )
     else:
@@ -189,8 +207,13 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     if argv is None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before the server runs: no traceback
         hide_secrets_in_argv()
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        chosen: Parser = arguments.parser
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return run(arguments)
     except ConfigError as error:
@@ -200,7 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_OK
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        codes = {errno.EACCES: EX_NOPERM, errno.EPERM: EX_NOPERM, errno.EADDRINUSE: EX_UNAVAILABLE}
+        codes = {
+            errno.EACCES: EX_NOPERM,
+            errno.EPERM: EX_NOPERM,
+            errno.EADDRINUSE: EX_UNAVAILABLE,
+            errno.EADDRNOTAVAIL: EX_UNAVAILABLE,
+            errno.EEXIST: EX_CANTCREAT,
+        }
         default = EX_NOINPUT if error.filename else EX_OSERR
         return complain(arguments, f"{name}{error.strerror}", codes.get(error.errno or 0, default))
 
@@ -217,7 +246,7 @@ def hide_secrets_in_argv() -> None:
     words = list(sys.orig_argv)
     for place, word in enumerate(words):
         flag, found, secret = word.partition("ss://")
-        if found and flag in ("", "--server="):
+        if found:
             reading, writing = os.pipe()
             os.write(writing, (found + secret).encode())
             os.close(writing)
@@ -290,10 +319,7 @@ def read_uri(argument: str) -> str:
     """The URI itself, or the first line of the file that holds it, or of standard input."""
     if argument.startswith("ss://"):
         return argument
-    if argument == "-":
-        return sys.stdin.readline()
-    with open(argument, encoding="utf-8") as file:
-        return file.readline()
+    return config.read_line(0 if argument == "-" else argument)
 
 
 def listen_places(command: str, values: config.Values) -> list[Address]:
@@ -315,11 +341,13 @@ def listen(places: Sequence[Address], values: config.Values) -> list[socket.sock
     for place in places:
         try:
             listeners.append(listen_on(place, alone=len(places) == 1, values=values))
+        except HandshakeError as error:
+            raise ConfigError(f"cannot listen on {place}: {error}") from None
         except OSError as error:
             hint = {
                 errno.EADDRINUSE: "the port is in use: expected a free one",
                 errno.EACCES: "ports below 1024 are for root: expected a higher one",
-                errno.EADDRNOTAVAIL: "not an address of this machine",
+                errno.EADDRNOTAVAIL: "expected an address of this machine",
             }
             text = hint.get(error.errno or 0, error.strerror)
             raise OSError(error.errno, f"cannot listen on {place}: {text}") from None
@@ -327,7 +355,11 @@ def listen(places: Sequence[Address], values: config.Values) -> list[socket.sock
 
 
 def listen_on(place: Address, alone: bool, values: config.Values) -> socket.socket:
-    info = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    host = encode_name(place.host)
+    try:
+        info = socket.getaddrinfo(host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, error.strerror) from None
     listener = socket.socket(info[0], socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if info[0] == socket.AF_INET6:
@@ -372,6 +404,7 @@ def serve(arguments: argparse.Namespace) -> int:
     run_model = model.load()
     raise_file_limit(values.get("nofile"))
     listeners = listen(places, values)
+    check_privacy(arguments.config, values, listeners)
     stop = Stop(listeners, values["grace"])
     stop.install()
     server = Server(
@@ -383,6 +416,7 @@ def serve(arguments: argparse.Namespace) -> int:
         drain=Drain(),
         timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
         workers=values.get("workers", model.pool),
+        rehearsal=first_words(command, secret),
     )
     for listener in listeners:
         log.info(f"{command} listens on {bound_address(listener)}, method {secret.method.name}")
@@ -405,17 +439,41 @@ def session_factory(command: str, secret: Secret, values: config.Values) -> Call
     return lambda: session.ForwardSession(secret, target)
 
 
+def first_words(command: str, secret: Secret) -> bytes:
+    """What a client of this end could say first, for a rehearsal (models/_pump.py)."""
+    from tunnel import session, socks  # noqa: PLC0415
+
+    target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
+    if command == SERVE:
+        return bytes(session.ForwardSession(secret, target).up.buffer_updated(0))
+    return socks.request(target) if command == LOCAL else b""
+
+
 def make_dial(listeners: Sequence[socket.socket], servers: Sequence[Address], values: config.Values) -> Any:
     """How this end connects. A server that others can reach judges where its users may go."""
     from tunnel.dial import Dial, is_own  # noqa: PLC0415
 
     allows = None
-    private = all(listener.getsockname()[0].startswith(("127.", "::1")) for listener in listeners)
-    if not servers and not private:
+    if not servers and not on_loopback(listeners):
         from tunnel.judge import Judge  # noqa: PLC0415 - 4 ms that a server on loopback saves
 
         allows = Judge(values.get("allow", ()), is_own).allows
     return Dial(allows, servers, values["connect_timeout"], values["no_delay"])
+
+
+def on_loopback(listeners: Sequence[socket.socket]) -> bool:
+    """True if only this machine's users can reach the server."""
+    return all(listener.getsockname()[0].startswith(("127.", "::1")) for listener in listeners)
+
+
+def check_privacy(path: str | None, values: config.Values, listeners: Sequence[socket.socket]) -> None:
+    """A secret in a file that others can read: a warning on loopback, an error elsewhere."""
+    if path is None or not {"password", "key"} & values.keys() or not config.readable_by_others(path):
+        return
+    text = f"{path}: others can read the secret in it: expected a file that is yours alone (chmod 600)"
+    if not on_loopback(listeners):
+        raise ConfigError(text)
+    log.warning(text)
 
 
 def raise_file_limit(wanted: int | None) -> None:

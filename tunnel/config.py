@@ -16,8 +16,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tunnel.address import Address
-from tunnel.errors import ConfigError
+from tunnel.address import Address, pack
+from tunnel.errors import ConfigError, HandshakeError
 from tunnel.keys import DEFAULT_METHOD, METHODS, Secret, find_method
 from tunnel.log import LEVELS
 
@@ -50,6 +50,7 @@ def number(low: float, high: float, whole: bool = True) -> Callable[[Any], Any]:
 def text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
+    value.encode()  # UnicodeEncodeError, a ValueError: JSON can spell what is no text (a lone surrogate)
     return value
 
 
@@ -64,6 +65,25 @@ def flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
     return value
+
+
+def ranges(value: Any) -> list[str]:
+    from tunnel.judge import parse_range  # noqa: PLC0415 - it imports ipaddress, which few servers need
+
+    listed = hosts(value)
+    for cidr in listed:
+        parse_range(cidr)
+    return listed
+
+
+def target(value: Any) -> Address:
+    place = parse_address(value)
+    try:
+        pack(place)
+    except HandshakeError:
+        raise ValueError from None
+    number(1, 65535)(place.port)
+    return place
 
 
 def one_of(*choices: str) -> Field:
@@ -107,14 +127,14 @@ FIELDS: Mapping[str, Field] = {
     "mode": one_of("tcp_only"),
     # ours; a flag of the same name exists for each
     "listen": Field(parse_address, "HOST:PORT"),
-    "target": Field(parse_address, "HOST:PORT"),
+    "target": Field(target, "HOST:PORT"),
     "model": Field(text, "a server model"),
     "workers": Field(number(1, 10_000), "a number from 1 to 10000"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
     "grace": SECONDS,
-    "allow": Field(hosts, "a range such as 10.0.0.0/8, or a list of them"),
+    "allow": Field(ranges, "a range such as 10.0.0.0/8, or a list of them"),
     "log_level": one_of(*LEVELS),
     "log_format": one_of("text", "json"),
 }
@@ -147,6 +167,8 @@ def read_file(path: str) -> tuple[Values, list[str]]:
             content = json.load(file)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not JSON: {error}") from None
+        except RecursionError:
+            raise ConfigError(f"{path}: nested too deeply: expected one JSON object") from None
     if not isinstance(content, dict):
         raise ConfigError(f'{path}: expected a JSON object, such as {{"server": "::"}}')
     values: Values = {}
@@ -163,14 +185,27 @@ def read_file(path: str) -> tuple[Values, list[str]]:
 
 def read_password(path: str) -> str:
     """The first line of a password file. Raises OSError or ConfigError."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            password = file.readline().rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise ConfigError(f"{path}: not UTF-8 text: expected the password in the first line") from None
+    password = read_line(path)
+    if readable_by_others(path):
+        raise ConfigError(f"{path}: others can read it: expected a file that is yours alone (chmod 600)")
     if not password:
         raise ConfigError(f"{path}: first line is empty: expected the password")
     return password
+
+
+def read_line(path: str | int) -> str:
+    """The first line of a text file, or of an open descriptor. Raises OSError or ConfigError."""
+    with open(path, encoding="utf-8", closefd=not isinstance(path, int)) as file:
+        try:
+            return file.readline().rstrip("\r\n")
+        except UnicodeDecodeError:
+            shown = "standard input" if path == 0 else path
+            raise ConfigError(f"{shown}: not UTF-8 text") from None
+
+
+def readable_by_others(path: str) -> bool:
+    """True if the file's mode lets its group or everybody read it."""
+    return bool(os.stat(path).st_mode & 0o044)
 
 
 def parse_uri(uri: str) -> Values:
@@ -181,7 +216,7 @@ def parse_uri(uri: str) -> Values:
     expected = "expected ss://BASE64(method:password)@HOST:PORT"
     scheme, _, rest = uri.strip().partition("://")
     if scheme != "ss":
-        raise ConfigError(f"server URI begins with {scheme[:10]!r}: {expected}")
+        raise ConfigError(f"server URI does not begin with ss://: {expected}")
     rest, _, _tag = rest.partition("#")
     rest, _, query = rest.partition("?")
     rest = rest.rstrip("/")
@@ -201,7 +236,7 @@ def parse_uri(uri: str) -> Values:
     try:
         host, port = parse_address(place)
     except ValueError:
-        raise ConfigError(f"server URI ends with {place!r}: {expected}") from None
+        raise ConfigError(f"server URI does not end with a host and a port: {expected}") from None
     return {
         "server": [host],
         "server_port": check("server_port", port, "server URI: port"),
@@ -241,6 +276,10 @@ def secret_of(values: Values, where: str) -> Secret:
             raise ConfigError(
                 f"{where}: key is not base64: expected {chosen.key_size} bytes in base64"
             ) from None
+        if len(key) != chosen.key_size:
+            raise ConfigError(
+                f"{where}: key is {len(key)} bytes long: expected {chosen.key_size} for {chosen.name}"
+            )
         return Secret(chosen, key)
     if "password" not in values:
         raise ConfigError(f"{where}: no password: expected --password-file, or one in --config or --server")

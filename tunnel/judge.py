@@ -27,6 +27,8 @@ from ipaddress import (
 from tunnel.errors import ConfigError
 
 NAT64 = IPv6Network("64:ff9b::/96")
+GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out; the rest has some local meaning
+DOCUMENTATION = IPv6Network("3fff::/20")  # RFC 9637, unknown to Python 3.11
 
 
 class Judge:
@@ -41,6 +43,8 @@ class Judge:
         address = unwrap(ip_address(literal.partition("%")[0]))
         if any(address in network for network in self._allowed):
             return True
+        if isinstance(address, IPv6Address) and (address not in GLOBAL_UNICAST or address in DOCUMENTATION):
+            return False
         return address.is_global and not address.is_multicast and not self._is_own(str(address))
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from tunnel.address import Address, pack, unpack
 from tunnel.aead import Opener, Sealer
-from tunnel.errors import Truncated
+from tunnel.errors import HandshakeError, Truncated
 from tunnel.flow import EMPTY, Flow
 from tunnel.keys import Secret
 from tunnel.socks import SUCCEEDED, SocksError, SocksOpening, reply, reply_to
@@ -59,23 +59,30 @@ class Session:
 class _Request(Flow):
     """The opening of a sealed stream: opens records until the address header is whole."""
 
-    __slots__ = ("_head", "_session")
+    __slots__ = ("_error", "_head", "_session")
 
     def __init__(self, session: ServerSession) -> None:
         super().__init__()
         self._session = session
         self._head = b""
+        self._error: HandshakeError | None = None
 
     def get_buffer(self) -> memoryview:
         return self._session.up.get_buffer()
 
     def buffer_updated(self, n: int) -> memoryview:
         """Sets the session's target. Raises RecordError, or HandshakeError for a bad address."""
+        if self._error:
+            raise self._error
         up = self._session.up
         plain = up.buffer_updated(n)
         if self._head:
             plain = memoryview(self._head + plain)
-        parsed = unpack(plain)
+        try:
+            parsed = unpack(plain)
+        except HandshakeError as error:
+            self._error = error
+            raise
         if parsed is None:
             self._head = bytes(plain)
         else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from tunnel.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address, unpack
+from tunnel.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address, pack, unpack
 from tunnel.errors import HandshakeError, Truncated
 from tunnel.flow import EMPTY, Flow
 
@@ -46,6 +46,11 @@ def reply(code: int) -> bytes:
     return bytes([VERSION, code, 0, ATYP_IPV4]) + bytes(6)
 
 
+def request(target: Address) -> bytes:
+    """What a client without authentication says first to reach `target`: greeting and CONNECT."""
+    return bytes([VERSION, 1, NO_AUTHENTICATION, VERSION, CONNECT, 0]) + pack(target)
+
+
 def reply_to(error: OSError) -> bytes:
     """The reply for a connection that could not be made."""
     return reply(REPLY_TO_ERRNO.get(error.errno or 0, FAILURE))
@@ -67,8 +72,12 @@ class SocksOpening(Flow):
         if self._in is not None:
             self._heard += self._in[:n]
         answers = b""
-        while self._awaits and (answer := self._awaits()) is not None:
-            answers += answer
+        try:
+            while self._awaits and (answer := self._awaits()) is not None:
+                answers += answer
+        except SocksError as error:
+            error.reply = answers + error.reply
+            raise
         return memoryview(answers)
 
     def eof(self) -> memoryview:
