@@ -118,21 +118,16 @@ def connect(server: Server, session: Session, accepted: socket.socket) -> socket
 def read_opening(session: Session, accepted: socket.socket, deadline: float) -> Address:
     """Reads until the target is known. One deadline for all of it, or a byte a second would do."""
     opening = session.opening
-    heard = False
     while session.target is None:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if time.monotonic() > deadline:
             raise TimeoutError
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(left))
         try:
             n = accepted.recv_into(opening.get_buffer())
-        except BlockingIOError:
-            raise TimeoutError from None
+        except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
+            continue
         if not n:
-            if heard:
-                opening.eof()
+            opening.eof()
             raise ClientLeft
-        heard = True
         send_all(accepted, opening.buffer_updated(n))
     opening.release()
     return session.target

@@ -19,9 +19,10 @@ from tunnel.drain import Drain
 from tunnel.log import log
 from tunnel.session import Session
 
-# A signal can slip in between Python's last look and the system call that then blocks. accept(2)
-# returns after this time, so such a signal is seen, at the price of one idle wake-up a second.
-ACCEPT_WAKES = 1.0  # seconds
+# SO_RCVTIMEO of the listener, which accepted sockets inherit (seconds). accept returns after this time,
+# so that a signal is seen which slipped in between Python's last look and the call that then blocked;
+# and the recv of a handshake returns, so that its deadline is looked at without setting a timer.
+WAKES = 1.0
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the listener
     errno.ECONNABORTED,
@@ -68,19 +69,18 @@ class Accept:
         self._stop = stop
         self._short = False  # of descriptors or memory; said once
         self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._poller: select.poll | None = None
-        if len(listeners) > 1:
-            self._poller = select.poll()
-            for listener in listeners:
+        self._only = listeners[0] if len(listeners) == 1 else None
+        self._poller = select.poll()
+        for listener in listeners:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(WAKES))
+            if not self._only:
                 listener.setblocking(False)
                 self._poller.register(listener, select.POLLIN)
-        else:
-            listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(ACCEPT_WAKES))
 
     def __call__(self) -> socket.socket | None:
         while not self._stop.requested:
             try:
-                accepted, _ = self._ready().accept()
+                accepted, _ = (self._only or self._ready()).accept()
             except BlockingIOError:
                 self._stop.check_parent()
             except OSError as error:
@@ -104,10 +104,7 @@ class Accept:
             raise error
 
     def _ready(self) -> socket.socket:
-        if self._poller is None:
-            (listener,) = self._listeners.values()
-            return listener
-        ready = self._poller.poll(ACCEPT_WAKES * 1000)
+        ready = self._poller.poll(WAKES * 1000)
         if not ready:
             raise BlockingIOError
         return self._listeners[ready[0][0]]

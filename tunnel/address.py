@@ -13,6 +13,7 @@ which escapes what could forge a log line.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from tunnel.errors import HandshakeError
@@ -31,6 +32,7 @@ class Address(NamedTuple):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
+@lru_cache(1024)
 def ipv4_bytes(host: str) -> bytes | None:
     """The 4 bytes of a dotted quad in canonical form, or None."""
     parts = host.split(".")
