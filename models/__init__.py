@@ -46,4 +46,3 @@ MODELS = {
         Model("select", "loop", "UNP 6.8", "one thread, non-blocking sockets, select"),
     )
 }
-DEFAULT_MODEL = "thread"

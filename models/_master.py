@@ -32,12 +32,11 @@ from tunnel.log import log
 
 MASTER_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGALRM}
 YOUNG = 1.0  # seconds; a worker that dies earlier has not worked
-EX_SOFTWARE = 70  # sysexits.h: a mistake of ours
 
 
 def run_child(work: Callable[[], None]) -> NoReturn:
     """In a process that was just forked: does the work and ends without the parent's clean-up."""
-    code = EX_SOFTWARE
+    code = os.EX_SOFTWARE
     try:
         work()
         code = 0

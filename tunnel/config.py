@@ -23,7 +23,21 @@ from tunnel.log import LEVELS
 
 Values = dict[str, Any]
 
+SERVE, LOCAL, FORWARD = "serve", "local", "forward"
+DEFAULT_MODEL = "thread"
 DEFAULT_PORT, DEFAULT_LOCAL_PORT = 8388, 1080
+DEFAULTS: Values = {
+    "model": DEFAULT_MODEL,
+    "method": DEFAULT_METHOD,
+    "backlog": 1024,
+    "timeout": 300.0,
+    "handshake_timeout": 59.0,
+    "connect_timeout": 10.0,
+    "grace": 30.0,
+    "no_delay": True,
+    "log_level": "info",
+    "log_format": "text",
+}
 
 
 class Field(NamedTuple):
@@ -109,6 +123,10 @@ def parse_address(value: Any) -> Address:
     return Address(text(host), number(0, 65535)(port))
 
 
+def places(value: Any) -> list[Address]:
+    return [parse_address(place) for place in hosts(value)]
+
+
 PORT = Field(number(1, 65535), "a number from 1 to 65535")
 SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
 
@@ -126,7 +144,7 @@ FIELDS: Mapping[str, Field] = {
     "nofile": Field(number(16, 2**20), "a number from 16 to 1048576"),
     "mode": one_of("tcp_only"),
     # ours; a flag of the same name exists for each
-    "listen": Field(parse_address, "HOST:PORT"),
+    "listen": Field(places, "HOST:PORT, or a list of them"),
     "target": Field(target, "HOST:PORT"),
     "model": Field(text, "a server model"),
     "workers": Field(number(1, 10_000), "a number from 1 to 10000"),

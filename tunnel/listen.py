@@ -1,0 +1,61 @@
+"""Listening sockets: bound before anything else is done, one for each place.
+
+Rules: a place that cannot be had is an error that names it and says what would do. Options that
+accepted sockets inherit are set here, once, and not for every connection (tcp(7)).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+
+from tunnel.address import Address, encode_name
+from tunnel.errors import ConfigError, HandshakeError
+
+
+def listen(places: Sequence[Address], backlog: int, no_delay: bool) -> list[socket.socket]:
+    """A listening socket for each place. Raises ConfigError or OSError that names the place."""
+    listeners = []
+    for place in places:
+        try:
+            listeners.append(listen_on(place, len(places) == 1, backlog, no_delay))
+        except HandshakeError as error:
+            raise ConfigError(f"cannot listen on {place}: {error}") from None
+        except OSError as error:
+            hint = {
+                errno.EADDRINUSE: "the port is in use: expected a free one",
+                errno.EACCES: "ports below 1024 are for root: expected a higher one",
+                errno.EADDRNOTAVAIL: "expected an address of this machine",
+            }
+            text = hint.get(error.errno or 0, error.strerror)
+            raise OSError(error.errno, f"cannot listen on {place}: {text}") from None
+    return listeners
+
+
+def listen_on(place: Address, alone: bool, backlog: int, no_delay: bool) -> socket.socket:
+    host = encode_name(place.host)
+    try:
+        info = socket.getaddrinfo(host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, error.strerror) from None
+    listener = socket.socket(info[0], socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if info[0] == socket.AF_INET6:
+        # Alone, [::] serves IPv4 too; beside 0.0.0.0 it must leave the port's other half free.
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not alone)
+    if no_delay:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+    listener.bind(info[4])
+    listener.listen(backlog)
+    return listener
+
+
+def bound_address(listener: socket.socket) -> Address:
+    host, port = listener.getsockname()[:2]
+    return Address(host, port)
+
+
+def on_loopback(listeners: Sequence[socket.socket]) -> bool:
+    """True if only this machine's users can reach the server."""
+    return all(listener.getsockname()[0].startswith(("127.", "::1")) for listener in listeners)
