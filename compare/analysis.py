@@ -1,0 +1,203 @@
+"""From raw samples to what a report says: metrics, intervals, ranks.
+
+    Sample.figures --Metric.of--> one number a sample --stats--> Estimate a row --> ranks
+
+Rules: a metric is a line of METRICS, and tables, plots and verdicts find it there. Invalid samples
+are counted, shown and never used; a row with fewer than half of its samples valid has no rank; nor
+has throughput that the generator held back, whose CPU figures stand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from compare.schema import Result, Sample
+from compare.servers import AEAD, BASELINE, DIRECT, LIBEV
+from compare.stats import Estimate, estimate, geometric_mean, percentile, ranks
+
+GB, MB = 1e9, 1e6
+
+
+def per_gb(name: str) -> Callable[[Sample], float | None]:
+    def of(sample: Sample) -> float | None:
+        if sample.row == AEAD:
+            nanoseconds = sample.figures["opening_ns" if sample.scenario == "bulk-up" else "sealing_ns"]
+            return nanoseconds / sample.figures["bytes"] if name == "cpu" else None
+        return sample.figures[name] / sample.figures["bytes"] * GB if name in sample.figures else None
+
+    return of
+
+
+def per_count(name: str) -> Callable[[Sample], float | None]:
+    """Microseconds for each connection or request."""
+    return lambda sample: (
+        sample.figures[name] / sample.figures["count"] * 1e6 if name in sample.figures else None
+    )
+
+
+def rate(name: str, unit: float) -> Callable[[Sample], float | None]:
+    return lambda sample: (
+        sample.figures[name] / sample.figures["wall"] / unit if "wall" in sample.figures else None
+    )
+
+
+def latency(part: float) -> Callable[[Sample], float | None]:
+    return lambda sample: percentile(sample.latency_us, part) if sample.latency_us else None
+
+
+def megabytes(name: str) -> Callable[[Sample], float | None]:
+    return lambda sample: sample.figures[name] / MB if name in sample.figures else None
+
+
+def per_connection_kb(sample: Sample) -> float | None:
+    figures = sample.figures
+    return (figures["pss_open"] - figures["pss_idle"]) / figures["held"] / 1e3 if "held" in figures else None
+
+
+class Metric(NamedTuple):
+    """A column: what it says and how it is got."""
+
+    key: str
+    scenario: str
+    title: str
+    unit: str
+    of: Callable[[Sample], float | None]
+    digits: int = 0
+    more_is_better: bool = False
+    throughput: bool = False  # means nothing where the generator is the limit
+    headline: bool = False  # counts in the overall rank
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("up_cpu", "bulk-up", "CPU up", "CPU-s/GB", per_gb("cpu"), 3, headline=True),
+        Metric("up_user", "bulk-up", "user", "CPU-s/GB", per_gb("user"), 3),
+        Metric("up_system", "bulk-up", "system", "CPU-s/GB", per_gb("system"), 3),
+        Metric("up_rate", "bulk-up", "rate up", "MB/s", rate("bytes", MB), 0, True, True),
+        Metric("down_cpu", "bulk-down", "CPU down", "CPU-s/GB", per_gb("cpu"), 3, headline=True),
+        Metric("down_user", "bulk-down", "user", "CPU-s/GB", per_gb("user"), 3),
+        Metric("down_system", "bulk-down", "system", "CPU-s/GB", per_gb("system"), 3),
+        Metric("down_rate", "bulk-down", "rate down", "MB/s", rate("bytes", MB), 0, True, True),
+        Metric("connection_cpu", "connections", "CPU", "us/connection", per_count("cpu"), 0, headline=True),
+        Metric("connection_rate", "connections", "rate", "connections/s", rate("count", 1), 0, True, True),
+        Metric("connection_p50", "connections", "p50", "us", latency(0.5)),
+        Metric("connection_p99", "connections", "p99", "us", latency(0.99)),
+        Metric("ping_cpu", "ping-pong", "CPU", "us/request", per_count("cpu"), 1, headline=True),
+        Metric("ping_p50", "ping-pong", "p50", "us", latency(0.5)),
+        Metric("ping_p99", "ping-pong", "p99", "us", latency(0.99)),
+        Metric("ping_max", "ping-pong", "max", "us", latency(1.0)),
+        Metric("ping_rate", "ping-pong", "rate", "requests/s", rate("count", 1), 0, True, True),
+        Metric("pss_idle", "memory", "idle", "MB PSS", megabytes("pss_idle"), 1),
+        Metric("pss_open", "memory", "10 open", "MB PSS", megabytes("pss_open"), 1),
+        Metric("pss_each", "memory", "each", "KB/connection", per_connection_kb),
+        Metric("pss_busy", "memory", "busy", "MB PSS", megabytes("pss_busy"), 1),
+    )
+}
+HEADLINES = tuple(metric for metric in METRICS.values() if metric.headline)
+
+
+class Overall(NamedTuple):
+    """The score behind the overall rank: the geometric mean of a row's CPU figures, 1 = the best's."""
+
+    estimates: dict[str, Estimate]
+    ranks: dict[str, int]
+
+
+class Analysis:
+    """Everything that a report asks of a result."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+        self.kinds = {row.name: row.kind for row in result.rows}
+        self.names = [row.name for row in result.rows]
+        self.servers = [row.name for row in result.rows if row.kind != BASELINE]
+        self.invalid = [sample for sample in result.samples if sample.invalid]
+        self._by: dict[tuple[str, str], list[Sample]] = {}
+        for sample in result.samples:
+            self._by.setdefault((sample.row, sample.scenario), []).append(sample)
+        self.metrics = [metric for metric in METRICS.values() if metric.scenario in result.settings.scenarios]
+        self.estimates = {metric.key: self._estimates(metric) for metric in self.metrics}
+        self.ranks = {metric.key: self._ranks(metric) for metric in self.metrics}
+        self.overall = self._overall()
+
+    def valid(self, row: str, scenario: str) -> list[Sample]:
+        """The samples that count: none where most of them do not."""
+        samples = self._by.get((row, scenario), [])
+        good = [sample for sample in samples if not sample.invalid]
+        return good if 2 * len(good) > len(samples) else []
+
+    def values(self, metric: Metric, row: str) -> list[float]:
+        found = (metric.of(sample) for sample in self.valid(row, metric.scenario))
+        return [value for value in found if value is not None]
+
+    def estimate(self, key: str, row: str) -> Estimate | None:
+        return self.estimates.get(key, {}).get(row)
+
+    def limited(self, metric: Metric, row: str) -> str | None:
+        """What held this throughput back in most samples, if it was not the server."""
+        if not metric.throughput or row == DIRECT:
+            return None
+        samples = self.valid(row, metric.scenario)
+        reasons = Counter(sample.limited for sample in samples if sample.limited)
+        return reasons.most_common(1)[0][0] if 2 * reasons.total() > len(samples) else None
+
+    def ratio_to_libev(self, key: str, row: str) -> float | None:
+        mine, libev = self.estimate(key, row), self.estimate(key, LIBEV)
+        return mine.value / libev.value if mine and libev and libev.value else None
+
+    def pooled_latency(self, row: str, scenario: str) -> list[tuple[int, int]]:
+        """All latencies of all rounds together."""
+        pooled: Counter[int] = Counter()
+        for sample in self.valid(row, scenario):
+            pooled.update(dict(sample.latency_us))
+        return sorted(pooled.items())
+
+    def best(self, key: str) -> list[str]:
+        """The rows that share the first rank, or the best value if there are no ranks."""
+        shared = self.ranks.get(key)
+        if shared:
+            return [name for name, rank in shared.items() if rank == 1]
+        found = {
+            name: item.value for name, item in self.estimates.get(key, {}).items() if name in self.servers
+        }
+        return [min(found, key=found.__getitem__)] if found else []
+
+    def _estimates(self, metric: Metric) -> dict[str, Estimate]:
+        return {name: estimate(values) for name in self.names if (values := self.values(metric, name))}
+
+    def _ranks(self, metric: Metric) -> dict[str, int]:
+        rows = [name for name in self.servers if not self.limited(metric, name)]
+        found = self.estimates[metric.key]
+        return ranks({name: found[name] for name in rows if name in found}, metric.more_is_better)
+
+    def _overall(self) -> Overall | None:
+        """Rows by round: each round gives a score, from the headline figures that all rows have."""
+        headlines = [metric for metric in HEADLINES if metric in self.metrics]
+        if not headlines:
+            return None
+        scores: dict[str, list[float]] = {}
+        for name in self.servers:
+            rounds = [self._by_round(metric, name) for metric in headlines]
+            shared = set.intersection(*(set(found) for found in rounds))
+            if shared and all(self.valid(name, metric.scenario) for metric in headlines):
+                scores[name] = [
+                    geometric_mean([found[number] for found in rounds]) for number in sorted(shared)
+                ]
+        if not scores:
+            return None
+        best = min(median(values) for values in scores.values())
+        estimates = {name: estimate([value / best for value in values]) for name, values in scores.items()}
+        return Overall(estimates, ranks(estimates))
+
+    def _by_round(self, metric: Metric, row: str) -> dict[int, float]:
+        found = ((sample.round, metric.of(sample)) for sample in self.valid(row, metric.scenario))
+        return {number: value for number, value in found if value}
+
+
+def names(rows: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(rows[:-1]), rows[-1]] if len(rows) > 1 else rows)

@@ -1,0 +1,147 @@
+"""The bench: the target and the generator, two processes that live as long as the run.
+
+    run --+-- pipe: one line each way --> generator    (load.py)     core 1
+          `-- pipe: its end ends it  --> target        (target.py)   core 1, or 2 if there is one
+                                         server        (servers.py)  core 0
+
+With one core all share it, and latency and throughput say little; CPU time still does.
+
+Rules: a question is answered within ANSWER seconds or the generator is broken; the wait for it is
+cut short by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from compare.interrupt import Interrupt
+from compare.servers import launched
+from compare.tree import cpu_clock
+
+TARGET = (sys.executable, "-m", "compare.target")
+GENERATOR = (sys.executable, "-m", "compare.load")
+ANSWER = 60.0  # seconds beyond the load's own duration: more than any timeout in load.py
+READ = 1 << 16
+
+
+class BenchFailed(Exception):
+    """The generator or the target is broken: ours to mend, not a server's fault."""
+
+
+class LoadFailed(Exception):
+    """The generator's answer was an error: the server's fault."""
+
+
+class Cores(NamedTuple):
+    """Who runs where."""
+
+    server: tuple[int, ...]
+    generator: tuple[int, ...]
+    target: tuple[int, ...]
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        usable = sorted(os.sched_getaffinity(0))
+        first, second, third = usable[0], usable[min(1, len(usable) - 1)], usable[min(2, len(usable) - 1)]
+        return cls((first,), (second,), (third,))
+
+    @property
+    def used(self) -> int:
+        return len({*self.server, *self.generator, *self.target})
+
+    @property
+    def apart(self) -> bool:
+        return self.server != self.generator
+
+
+class Helper:
+    """One of our processes: asked and answered in lines of JSON, ended by the end of its input."""
+
+    def __init__(self, program: Sequence[str], cores: Sequence[int]) -> None:
+        self._process = subprocess.Popen(
+            launched(program, cores), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self._name = program[-1]
+        self._read = b""
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        return cpu_clock(self._process.pid)
+
+    def send(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise BenchFailed(f"{self._name} has ended") from None
+
+    def answer(
+        self, interrupt: Interrupt, patience: float, tick: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """The next line; `tick` is called every 50 ms until it comes. Raises LoadFailed, BenchFailed."""
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        deadline = time.monotonic() + patience
+        while b"\n" not in self._read:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise BenchFailed(f"{self._name} did not answer within {patience:g} s")
+            if not interrupt.wait(fd, min(left, 0.05) if tick else left):
+                if tick:
+                    tick()
+                continue
+            more = os.read(fd, READ)
+            if not more:
+                raise BenchFailed(f"{self._name} has ended")
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        answered: dict[str, Any] = json.loads(line)
+        if "error" in answered:
+            raise LoadFailed(answered["error"])
+        return answered
+
+    def stop(self) -> None:
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+class Bench:
+    """`with Bench(interrupt) as bench:`; both processes are gone afterwards."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self.cores = Cores.of_this_machine()
+        self._interrupt = interrupt
+        self.target = Helper(TARGET, self.cores.target)
+        self.generator = Helper(GENERATOR, self.cores.generator)
+        self.target_port = 0
+
+    def __enter__(self) -> Bench:
+        try:
+            self.target_port = self.target.answer(self._interrupt, ANSWER)["port"]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.generator.stop()
+        self.target.stop()
+
+    def order(self, do: str, tick: Callable[[], None] | None = None, **details: Any) -> dict[str, Any]:
+        """Asks the generator. Raises LoadFailed, BenchFailed, Interrupted."""
+        self.generator.send({"do": do, **details})
+        return self.generator.answer(self._interrupt, details.get("duration", 0.0) + ANSWER, tick)

@@ -1,0 +1,196 @@
+"""The `compare` command.
+
+    run          measures the models, and writes result.json, report.md and report.html
+    scenarios    what it can measure
+
+Rules: as in tunnel/cli.py, a user's mistake is one line and an exit code from sysexits.h. The report
+goes to standard output, progress to standard error and only to a terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+
+from compare import report, schema
+from compare.analysis import Analysis
+from compare.bench import BenchFailed
+from compare.interrupt import Interrupt
+from compare.plan import SCENARIOS
+from compare.run import chosen_rows, run
+from compare.servers import AEAD, DIRECT, LIBEV, ss_server
+from models import MODELS
+from tunnel._version import __version__
+from tunnel.cli import Parser
+from tunnel.keys import DEFAULT_METHOD, METHODS
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+ROUNDS, DURATION = 5, 2.0
+QUICK_ROUNDS, QUICK_DURATION = 3, 0.4
+
+
+def chosen(known: Mapping[str, object], what: str) -> Callable[[str], list[str]]:
+    """An argparse type: names from `known`, separated by commas."""
+
+    def parse(value: str) -> list[str]:
+        found = [name.strip() for name in value.split(",") if name.strip()]
+        for name in found:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                expected = f"{hint}expected some of {','.join(known)}"
+                raise argparse.ArgumentTypeError(f"{what} {name!r} does not exist: {expected}")
+        if not found:
+            raise argparse.ArgumentTypeError(f"no {what} named: expected some of {','.join(known)}")
+        return list(dict.fromkeys(found))
+
+    return parse
+
+
+def at_least(low: float, kind: Callable[[str], float], expected: str) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        try:
+            parsed = kind(value)
+        except ValueError:
+            parsed = low - 1
+        if not low <= parsed <= 1e6:
+            raise argparse.ArgumentTypeError(f"{value!r}: expected {expected}")
+        return parsed
+
+    return parse
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="compare",
+        description="Compare the tunnel's server models on this machine.",
+        epilog="Start with `compare run --quick`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"compare {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
+    run_parser = commands.add_parser(
+        "run",
+        help="measure, and write a report",
+        description="Start each model's server, load it, and write result.json, report.md and report.html.",
+        allow_abbrev=False,
+    )
+    add_run(run_parser)
+    return parser
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--models",
+        metavar="A,B",
+        type=chosen(MODELS, "model"),
+        default=list(MODELS),
+        help="default: all of them",
+    )
+    what.add_argument(
+        "--scenarios",
+        metavar="A,B",
+        type=chosen(SCENARIOS, "scenario"),
+        default=list(SCENARIOS),
+        help="default: all of them; see `compare scenarios`",
+    )
+    what.add_argument("--no-peers", action="store_true", help="leave out ss-server, though it is on PATH")
+    what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
+    what.add_argument(
+        "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
+    )
+    how = parser.add_argument_group("how long")
+    how.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a first impression in two minutes: {QUICK_ROUNDS} rounds of {QUICK_DURATION:g} s a sample",
+    )
+    how.add_argument(
+        "--rounds",
+        metavar="N",
+        type=at_least(1, int, "a whole number from 1"),
+        help=f"samples of each figure (default: {ROUNDS})",
+    )
+    how.add_argument(
+        "--duration",
+        metavar="S",
+        type=at_least(0.05, float, "a number of seconds from 0.05"),
+        help=f"seconds of load in each sample (default: {DURATION:g})",
+    )
+    how.add_argument(
+        "--seed",
+        metavar="N",
+        type=at_least(0, int, "a whole number"),
+        help="of the order (default: the time)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: results/ and the time)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    if arguments.command == "scenarios":
+        for scenario in SCENARIOS.values():
+            print(f"{scenario.name:<14}{scenario.summary:<44}{scenario.figures}")
+        return os.EX_OK
+    try:
+        return measure(arguments)
+    except BenchFailed as error:
+        print(f"compare run: {error}", file=sys.stderr)
+        return os.EX_SOFTWARE
+    except BrokenPipeError:  # `compare run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return os.EX_OK
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"compare run: {name}{error.strerror}", file=sys.stderr)
+        return os.EX_OSERR
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    started = time.time()
+    peers = [] if arguments.no_peers or ss_server() is None else [LIBEV]
+    baselines = [] if arguments.no_baselines else [DIRECT, AEAD]
+    settings = schema.Settings(
+        scenarios=arguments.scenarios,
+        rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),
+        duration=arguments.duration or (QUICK_DURATION if arguments.quick else DURATION),
+        seed=int(started) if arguments.seed is None else arguments.seed,
+        method=arguments.method,
+    )
+    folder = arguments.out or time.strftime("results/%Y-%m-%d-%H%M%S", time.localtime(started))
+    os.makedirs(folder, exist_ok=True)
+    interrupt = Interrupt()
+    interrupt.install()
+    result = run(chosen_rows(arguments.models, peers, baselines), settings, interrupt)
+    if not result.samples:
+        print("compare run: interrupted before anything was measured", file=sys.stderr)
+        return INTERRUPTED
+    write(result, folder)
+    if not result.complete:
+        return INTERRUPTED
+    return os.EX_OK if any(not sample.invalid for sample in result.samples) else os.EX_UNAVAILABLE
+
+
+def write(result: schema.Result, folder: str) -> None:
+    """The raw samples first, so that nothing after them can lose them."""
+    save(folder, "result.json", schema.dump(result))
+    analysis = Analysis(result)
+    save(folder, "report.md", report.markdown(analysis))
+    print(report.terminal(analysis))
+    print(f"\nwritten: {folder}/result.json, report.md")
+
+
+def save(folder: str, name: str, text: str) -> None:
+    """Whole or not at all: a reader never sees half a file."""
+    path = os.path.join(folder, name)
+    with open(f"{path}.part", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.part", path)

@@ -1,0 +1,40 @@
+"""Starts a program on given cores, and ends it should its parent be killed.
+
+    compare --fork, exec--> this --exec--> the server itself, with the same pid
+
+What exec keeps is set here, between fork and exec, in a process that has one thread: the cores, a
+clean signal mask, and PR_SET_PDEATHSIG, which sends SIGINT ("at once") when compare dies without
+having been able to stop anything. The measured program is then exactly what a user would run.
+
+    python -I -S launch.py CORES PROGRAM ARGUMENT...        CORES: such as 0 or 0,2
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+EX_NOT_FOUND = 127  # what a shell says
+
+
+def main() -> int:
+    parent = os.getppid()
+    cores, program = sys.argv[1], sys.argv[2:]
+    os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would pass that on
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+    if os.getppid() != parent:  # it died before prctl
+        return 1
+    try:
+        os.execvp(program[0], program)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        print(f"{program[0]}: {error.strerror}", file=sys.stderr)
+        return EX_NOT_FOUND
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""The words and tables of a report, the same on the terminal, in Markdown and in HTML.
+
+    Analysis --> verdict (sentences) --+--> terminal
+             --> tables (cells) -------+--> report.md
+             --> problems (sentences) -+--> page.py: report.html
+
+Rules: a table is made once, as text cells; only its frame differs. Every figure that a reader might
+take for more than it is carries its mark here: * the generator was the limit, ! not enough valid
+samples.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from compare.analysis import HEADLINES, METRICS, Analysis, Metric, names
+from compare.plan import SCENARIOS
+from compare.servers import LIBEV, PEER
+from compare.stats import Estimate, outliers
+
+LIMITED, UNUSABLE, NOTHING = "*", "!", "-"
+
+SUMMARY = (  # metric, heading on two lines
+    ("up_cpu", "CPU-s/GB\nup"),
+    ("down_cpu", "CPU-s/GB\ndown"),
+    ("up_rate", "MB/s\nup"),
+    ("down_rate", "MB/s\ndown"),
+    ("connection_cpu", "CPU us/\nconn."),
+    ("connection_rate", "conn.\n/s"),
+    ("ping_p50", "ping us\np50"),
+    ("ping_p99", "ping us\np99"),
+    ("ping_max", "ping us\nmax"),
+    ("pss_idle", "PSS MB\nidle"),
+    ("pss_busy", "PSS MB\nbusy"),
+)
+VERDICTS = {
+    "up_cpu": ("For bulk up", "CPU-s/GB"),
+    "down_cpu": ("For bulk down", "CPU-s/GB"),
+    "connection_cpu": ("For each new connection", "us of CPU"),
+    "ping_cpu": ("For a small request on an open connection", "us of CPU"),
+}
+
+
+class Table(NamedTuple):
+    """Cells as text; the first column is the row's name."""
+
+    title: str
+    headers: list[str]  # may have two lines
+    rows: list[list[str]]
+    note: str = ""
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def interval(estimate: Estimate, digits: int) -> str:
+    if estimate.rounds < 2:
+        return number(estimate.value, digits)
+    low, high = number(estimate.low, digits), number(estimate.high, digits)
+    return f"{number(estimate.value, digits)} ({low} to {high})"
+
+
+def verdict(analysis: Analysis) -> list[str]:
+    """What the run says, in sentences; the first one is the shortest answer."""
+    sentences = []
+    overall = analysis.overall
+    if overall and overall.ranks and len(overall.ranks) > 1:
+        first = [name for name, rank in overall.ranks.items() if rank == 1]
+        verb = "needs" if len(first) == 1 else "need"
+        shared = "" if len(first) == 1 else "; this run cannot tell them apart"
+        sentences.append(f"Over all, {names(first)} {verb} the least CPU{shared}.")
+    for key, (where, unit) in VERDICTS.items():
+        best = analysis.best(key)
+        if not best:
+            continue
+        digits = METRICS[key].digits
+        parts = []
+        for name in best:
+            estimate = analysis.estimate(key, name)
+            assert estimate is not None
+            ratio = analysis.ratio_to_libev(key, name)
+            beside = f", {ratio:.2f} times libev" if ratio and name != LIBEV else ""
+            parts.append(f"{name} with {interval(estimate, digits)} {unit}{beside}")
+        sentences.append(f"{where}: {names(parts)}.")
+    return sentences or ["Nothing valid was measured."]
+
+
+def problems(analysis: Analysis) -> list[str]:
+    """What a reader must know before believing the figures."""
+    result = analysis.result
+    found = []
+    if not result.complete:
+        found.append(f"Partial: stopped after {len(result.samples)} of {result.planned} samples.")
+    if result.settings.rounds < 3:
+        found.append(f"Only {result.settings.rounds} round(s): the intervals say little.")
+    by_reason: Counter[tuple[str, str, str]] = Counter(
+        (sample.row, sample.scenario, sample.invalid) for sample in analysis.invalid if sample.invalid
+    )
+    found += [
+        f"Invalid: {row}, {scenario}, {count} of {result.settings.rounds} samples: {reason}"
+        for (row, scenario, reason), count in by_reason.items()
+    ]
+    limited: dict[str, list[str]] = {}
+    for metric in analysis.metrics:
+        for row in analysis.servers:
+            if reason := analysis.limited(metric, row):
+                limited.setdefault(reason, []).append(f"{row} {metric.scenario}")
+    found += [
+        f"Throughput not ranked ({reason}; marked {LIMITED}), CPU figures stand: {', '.join(where)}."
+        for reason, where in limited.items()
+    ]
+    notes = Counter(
+        f"{sample.row}, {sample.scenario}: {note}" for sample in result.samples for note in sample.notes
+    )
+    found += [f"Note: {note}" for note, _ in notes.most_common(8)]
+    if len(notes) > 8:
+        found.append(f"Note: {len(notes) - 8} more in result.json.")
+    for metric in HEADLINES:
+        if metric not in analysis.metrics:
+            continue
+        for row in analysis.servers:
+            if strange := outliers(analysis.values(metric, row)):
+                found.append(f"Outlier, kept: {row}, {metric.scenario}, {len(strange)} of its samples.")
+    return found
+
+
+def cell(analysis: Analysis, key: str, row: str) -> str:
+    metric = METRICS[key]
+    estimate = analysis.estimate(key, row)
+    if estimate is None:
+        return (
+            UNUSABLE
+            if any(s.row == row and s.scenario == metric.scenario for s in analysis.invalid)
+            else NOTHING
+        )
+    return number(estimate.value, metric.digits) + (LIMITED if analysis.limited(metric, row) else "")
+
+
+def summary(analysis: Analysis) -> Table:
+    """One row a model, then peers and baselines; sorted by the overall rank."""
+    columns = [(key, heading) for key, heading in SUMMARY if METRICS[key] in analysis.metrics]
+    overall = analysis.overall
+    ranked = overall.ranks if overall else {}
+    rows = [
+        [row, str(ranked.get(row, NOTHING)), *(cell(analysis, key, row) for key, _ in columns)]
+        for row in by_rank(analysis)
+    ]
+    headline = ", ".join(
+        f"{m.title.replace('CPU ', '')} {m.unit}" for m in HEADLINES if m in analysis.metrics
+    )
+    note = f"Medians over rounds. Rank: geometric mean of the CPU figures ({headline}), shared by"
+    note += " those that cannot be told apart."
+    if any(text.endswith(LIMITED) for row in rows for text in row):
+        note += f" {LIMITED} the generator, not the server, was the limit: the rate is not ranked."
+    if any(text == UNUSABLE for row in rows for text in row):
+        note += f" {UNUSABLE} too few valid samples."
+    return Table("Summary", ["", "rank", *(heading for _, heading in columns)], rows, note)
+
+
+def by_rank(analysis: Analysis) -> list[str]:
+    """Row names: servers by overall score, baselines last."""
+    overall = analysis.overall
+    scores = {name: item.value for name, item in overall.estimates.items()} if overall else {}
+    return sorted(
+        analysis.names, key=lambda name: (name not in analysis.servers, scores.get(name, float("inf")))
+    )
+
+
+def libev_ratios(analysis: Analysis) -> Table | None:
+    """Each headline as a multiple of shadowsocks-libev's."""
+    keys = [metric.key for metric in HEADLINES if metric in analysis.metrics]
+    if LIBEV not in analysis.names or not any(analysis.estimate(key, LIBEV) for key in keys):
+        return None
+    rows = []
+    for name in by_rank(analysis):
+        if analysis.kinds[name] == PEER or name not in analysis.servers:
+            continue
+        ratios = [analysis.ratio_to_libev(key, name) for key in keys]
+        rows.append([name, *(f"{ratio:.2f}" if ratio else NOTHING for ratio in ratios)])
+    return Table(
+        "Times shadowsocks-libev",
+        ["", *(f"{METRICS[key].scenario}\n{METRICS[key].unit}" for key in keys)],
+        rows,
+        "Below 1: less CPU than ss-server for the same work, in the same rounds.",
+    )
+
+
+def scenario_table(analysis: Analysis, scenario: str) -> Table:
+    """One scenario with intervals and ranks."""
+    metrics = [metric for metric in analysis.metrics if metric.scenario == scenario]
+    ranked = [
+        metric for metric in metrics if metric.headline or (scenario == "memory" and metric.key == "pss_idle")
+    ]
+    lead = ranked[0]
+
+    def place(row: str) -> tuple[bool, float]:
+        estimate = analysis.estimate(lead.key, row)
+        return row not in analysis.servers, estimate.value if estimate else float("inf")
+
+    rows = [
+        [
+            row,
+            str(analysis.ranks[lead.key].get(row, NOTHING)),
+            *(detail(analysis, metric, row) for metric in metrics),
+            f"{len(analysis.valid(row, scenario))}",
+        ]
+        for row in sorted(analysis.names, key=place)
+        if any(sample.row == row and sample.scenario == scenario for sample in analysis.result.samples)
+    ]
+    headers = [
+        "",
+        f"rank\n{lead.title}",
+        *(f"{metric.title}\n{metric.unit}" for metric in metrics),
+        "valid\nsamples",
+    ]
+    return Table(f"{scenario}: {SCENARIOS[scenario].summary}", headers, rows)
+
+
+def detail(analysis: Analysis, metric: Metric, row: str) -> str:
+    estimate = analysis.estimate(metric.key, row)
+    if estimate is None:
+        return NOTHING
+    text = interval(estimate, metric.digits) if metric.headline else number(estimate.value, metric.digits)
+    return text + (LIMITED if analysis.limited(metric, row) else "")
+
+
+def tables(analysis: Analysis) -> list[Table]:
+    ratios = libev_ratios(analysis)
+    taken = {sample.scenario for sample in analysis.result.samples}
+    scenarios = [name for name in analysis.result.settings.scenarios if name in taken]
+    return [
+        summary(analysis),
+        *([ratios] if ratios else []),
+        *(scenario_table(analysis, name) for name in scenarios),
+    ]
+
+
+def environment(analysis: Analysis) -> list[tuple[str, str]]:
+    """The machine in name and value, for people; result.json has all of it."""
+    env, settings = analysis.result.environment, analysis.result.settings
+    pinned = env["pinned"]
+    apart = pinned["server"] != pinned["generator"]
+    return [
+        ("command", shlex.join(env["command"])),
+        ("when", f"{env['started']}, {analysis.result.elapsed:.0f} s"),
+        ("rounds", f"{settings.rounds} of {settings.duration:g} s a sample, seed {settings.seed}"),
+        ("method", settings.method),
+        ("processor", f"{env['cpu']}, {env['cores']} cores{', virtual' if env['hypervisor'] else ''}"),
+        ("abilities", ", ".join(env["cpu_flags"]) or "none that ciphers use"),
+        ("governor", env["governor"]),
+        (
+            "pinned",
+            f"server {pinned['server']}, generator {pinned['generator']}, target {pinned['target']}"
+            if apart
+            else "everything on one core",
+        ),
+        ("kernel", env["kernel"]),
+        ("python", env["python"]),
+        ("cryptography", f"{env['cryptography']} with {env['openssl_of_cryptography']}"),
+        ("unp-tunnel", f"{env['unp_tunnel']}, revision {env['revision']}"),
+        ("peers", ", ".join(f"{name} {text}" for name, text in env["peers"].items()) or "none"),
+        ("somaxconn", env["sysctl"]["net.core.somaxconn"]),
+        ("open files", f"{env['open_files'][0]} of {env['open_files'][1]}"),
+        ("load before", ", ".join(map(str, env["load_average"]))),
+    ]
+
+
+def framed(table: Table, style: str) -> str:
+    headers = (
+        table.headers if style == "simple" else [heading.replace("\n", " ") for heading in table.headers]
+    )
+    return tabulate(
+        table.rows,
+        headers,
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=["left"] + ["right"] * (len(headers) - 1),
+    )
+
+
+def terminal(analysis: Analysis) -> str:
+    """Verdict first, then the tables."""
+    parts = ["\n".join(verdict(analysis)), "\n".join(problems(analysis))]
+    parts += [
+        f"{table.title}\n{framed(table, 'simple')}\n{table.note}".rstrip() for table in tables(analysis)
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown(analysis: Analysis) -> str:
+    def bullets(sentences: Sequence[str]) -> str:
+        return "\n".join(f"- {sentence}" for sentence in sentences)
+
+    parts = ["# Server models compared", "\n".join(verdict(analysis))]
+    if found := problems(analysis):
+        parts += ["## Before believing it", bullets(found)]
+    for table in tables(analysis):
+        parts += [f"## {table.title}", framed(table, "github"), table.note]
+    described = Table(
+        "", ["", "value"], [[name, value.replace("|", "/")] for name, value in environment(analysis)]
+    )
+    parts += [
+        "## Environment",
+        tabulate(described.rows, described.headers, tablefmt="github", disable_numparse=True),
+    ]
+    parts.append("Latency is closed-loop: the next request is sent when the last one has been answered.")
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,115 @@
+"""result.json: everything that a run measured, raw, so that a report can be made again later.
+
+    Result
+    |-- schema        {"name": ..., "version": "MAJOR.MINOR"}
+    |-- settings      what was asked for                      |-- complete   False: cut short
+    |-- environment   the machine and the software            |-- rows       what was compared
+    `-- samples       one for each (row, scenario, round), in the order in which they were taken
+
+Rules: what is derived (rates, percentiles, ranks) is not stored but computed from this. A reader
+takes any file of its own major version: a minor version only adds, and what is unknown is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+NAME = "unp-tunnel compare"
+MAJOR, MINOR = 1, 0
+
+
+class SchemaError(Exception):
+    """A file that is no result, or one of another major version."""
+
+
+@dataclass
+class Settings:
+    scenarios: list[str]
+    rounds: int
+    duration: float  # seconds of load in one sample
+    seed: int
+    method: str
+
+
+@dataclass
+class RowInfo:
+    name: str
+    kind: str
+    source: str
+    summary: str
+
+
+@dataclass
+class Sample:
+    """One fresh server, one scenario. Times in seconds, memory in bytes."""
+
+    row: str
+    scenario: str
+    round: int
+    at: float = 0.0  # seconds from the run's start
+    invalid: str | None = None  # why it does not count
+    limited: str | None = None  # what other than the server held the throughput back
+    notes: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    latency_us: list[tuple[int, int]] = field(default_factory=list)  # (microseconds, how often)
+
+
+@dataclass
+class Result:
+    settings: Settings
+    environment: dict[str, Any]
+    rows: list[RowInfo]
+    samples: list[Sample] = field(default_factory=list)
+    planned: int = 0  # samples that a whole run has
+    elapsed: float = 0.0  # seconds
+
+    @property
+    def complete(self) -> bool:
+        return len(self.samples) >= self.planned
+
+
+Made = TypeVar("Made", Settings, RowInfo, Sample)
+
+
+def _make(kind: type[Made], values: Mapping[str, Any]) -> Made:
+    known = {entry.name for entry in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def dump(result: Result) -> str:
+    """The text of result.json."""
+    content = {
+        "schema": {"name": NAME, "version": f"{MAJOR}.{MINOR}"},
+        "complete": result.complete,
+        **asdict(result),
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def load(text: str) -> Result:
+    """The Result of a result.json. Raises SchemaError."""
+    try:
+        content = json.loads(text)
+        schema = content["schema"]
+        name, major = schema["name"], int(schema["version"].partition(".")[0])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SchemaError("not a result of compare: expected the result.json of a run") from None
+    if name != NAME or major != MAJOR:
+        raise SchemaError(f"schema {name} {schema['version']}: expected {NAME} {MAJOR}.x")
+    try:
+        samples = [_make(Sample, values) for values in content["samples"]]
+        for sample in samples:
+            sample.latency_us = [(value, count) for value, count in sample.latency_us]
+        return Result(
+            settings=_make(Settings, content["settings"]),
+            environment=dict(content["environment"]),
+            rows=[_make(RowInfo, values) for values in content["rows"]],
+            samples=samples,
+            planned=int(content["planned"]),
+            elapsed=float(content["elapsed"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SchemaError(f"damaged result: {error}") from None

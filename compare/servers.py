@@ -1,0 +1,179 @@
+"""What is compared, and how each is started and stopped: as a user would.
+
+    start: config file (0600), free port --> python -m tunnel serve --model=NAME --config FILE
+                                         --> ss-server -c FILE ...                  where on PATH
+           the port is listened on       --> ready
+    stop:  SIGTERM --> it ends; or after PATIENCE SIGKILL to its whole process group
+
+Every server gets a session and process group of its own: Ctrl-C does not reach it, and what it
+leaves behind can be swept. Rules: its exit is awaited without reaping it (WNOWAIT), so that its pid
+names nobody else while its group is swept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import compare.launch
+from compare.interrupt import Interrupt
+from models import MODELS
+
+PASSWORD = "measured-on-loopback-only"  # noqa: S105
+START = 10.0  # seconds from exec to listening
+PATIENCE = 5.0  # seconds from SIGTERM to exit
+LOOKS = 0.005  # seconds between two looks at whether it listens, or has ended
+ATTEMPTS = 3  # a free port may be taken by somebody else before the server binds it
+LAST_LINES = 2  # of a failed server's output that are quoted
+
+MODEL, PEER, BASELINE = "model", "peer", "baseline"
+LIBEV, DIRECT, AEAD = "libev", "direct", "aead"
+
+
+class Row(NamedTuple):
+    """A line of the report."""
+
+    name: str
+    kind: str  # MODEL, PEER or BASELINE
+    source: str  # where it is described
+    summary: str
+    clients: int | None = None  # at once, where the design has a limit
+
+
+ROWS = {
+    **{m.name: Row(m.name, MODEL, m.source, m.summary, m.clients) for m in MODELS.values()},
+    LIBEV: Row(LIBEV, PEER, "ss-server", "shadowsocks-libev, a C program on an epoll loop"),
+    DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
+    AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
+}
+
+
+def ss_server() -> str | None:
+    """shadowsocks-libev's server, where it is on PATH."""
+    return shutil.which("ss-server")
+
+
+class ServerFailed(Exception):
+    """A server that did not start, or did not live: one line, with its last words."""
+
+
+class Server:
+    """A running server. `with start(...) as server:`; it is gone afterwards, whatever happened."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, folder: tempfile.TemporaryDirectory[str]
+    ) -> None:
+        self.pid = process.pid
+        self.port = port
+        self._process = process
+        self._folder = folder
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def log(self) -> list[str]:
+        """What it wrote on standard output and standard error."""
+        with open(os.path.join(self._folder.name, "log"), encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+
+    def last_words(self) -> str:
+        lines = [line.strip() for line in self.log() if line.strip()]
+        return " | ".join(lines[-LAST_LINES:]) or "it said nothing"
+
+    def stop(self) -> str | None:
+        """Ends it and all that it started. Returns what was wrong with how it ended, if anything."""
+        if self._process.returncode is not None:
+            return None
+        complaint = None
+        if not self.ended():
+            os.kill(self.pid, signal.SIGTERM)
+            deadline = time.monotonic() + PATIENCE
+            while not self.ended() and time.monotonic() < deadline:
+                time.sleep(LOOKS)
+            if not self.ended():
+                complaint = f"did not end within {PATIENCE:g} s of SIGTERM"
+        os.killpg(self.pid, signal.SIGKILL)  # it exists: its leader is alive, or not reaped yet
+        code = self._process.wait()
+        self._folder.cleanup()
+        return complaint or (None if code == 0 else f"exit code {code}")
+
+
+def start(row: Row, method: str, cores: Sequence[int], interrupt: Interrupt) -> Server:
+    """A server that listens. Raises ServerFailed."""
+    for attempt in range(ATTEMPTS):
+        port = free_port()
+        folder = tempfile.TemporaryDirectory(prefix="compare-")
+        server = Server(spawn(command(row, method, port, folder.name), cores, folder.name), port, folder)
+        try:
+            if wait_until_listening(server, interrupt):
+                return server
+            words = server.last_words()
+        except BaseException:
+            server.stop()
+            raise
+        server.stop()
+        if "in use" not in words or attempt == ATTEMPTS - 1:
+            break
+    raise ServerFailed(f"{row.name} did not start: {words}")
+
+
+def command(row: Row, method: str, port: int, folder: str) -> list[str]:
+    """How a user starts it. The password stands in a file that only we can read."""
+    path = os.path.join(folder, "config.json")
+    config = {"server": "127.0.0.1", "server_port": port, "password": PASSWORD, "method": method}
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    if row.name == LIBEV:
+        return ["ss-server", "-s", "127.0.0.1", "-p", str(port), "-m", method, "-c", path]
+    return [sys.executable, "-m", "tunnel", "serve", f"--model={row.name}", "--config", path]
+
+
+def spawn(program: Sequence[str], cores: Sequence[int], folder: str) -> subprocess.Popen[bytes]:
+    """The program on these cores, in a session of its own, its output in a file of `folder`."""
+    with open(os.path.join(folder, "log"), "wb") as log:
+        return subprocess.Popen(
+            launched(program, cores), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def launched(program: Sequence[str], cores: Sequence[int]) -> list[str]:
+    """The command line that starts `program` by way of launch.py."""
+    return [sys.executable, "-I", "-S", compare.launch.__file__, ",".join(map(str, cores)), *program]
+
+
+def wait_until_listening(server: Server, interrupt: Interrupt) -> bool:
+    """True once the port is listened on: asked of the kernel, since a probe would be a client."""
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and not server.ended():
+        if listening(server.port):
+            return True
+        interrupt.wait(None, LOOKS)
+    return False
+
+
+def listening(port: int) -> bool:
+    """True if some socket listens on that port of IPv4 (proc_net(5): state 0A)."""
+    wanted = f":{port:04X}"
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        return any(fields[1].endswith(wanted) and fields[3] == "0A" for fields in map(str.split, file))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,121 @@
+"""CPU time and memory of a server: all of its processes, the dead ones included.
+
+    server (pid)                     CPU: clock_getcpuclockid(3), nanoseconds, exited threads included
+      |-- worker ...                      the same for each live descendant
+      `-- children that have ended       cutime + cstime of whoever reaped them (proc_pid_stat(5))
+
+What the kernel gives: the CPU clock of a live process is exact to the nanosecond. Reaped children are
+exact inside the kernel but shown in ticks of 10 ms (USER_HZ), rounded down, so a difference of two
+readings is off by up to two ticks: `TICK`. User and system are told apart by which of them a timer
+interrupt happens to hit (CONFIG_TICK_CPU_ACCOUNTING), so the sum is exact and the split is a poll.
+
+Memory is PSS (smaps_rollup): a page shared by n processes counts 1/n in each, so the sum over a tree
+is what the tree takes.
+
+Rules: only /proc and clocks are read, nothing is traced; a reading that raced with a process that
+ended is taken again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from compare.interrupt import Interrupt
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+CPUCLOCK_SCHED = 2  # <linux/posix-timers.h>: the scheduler's own count of a process's run time
+QUIET = 0.0003  # seconds of CPU between two looks, at most, of a server that does nothing
+LOOKS = 0.02  # seconds between two looks
+
+
+class Usage(NamedTuple):
+    """CPU seconds of a tree so far."""
+
+    cpu: float  # user and system
+    user: float  # by ticks: for its share of the sum only
+    system: float
+    processes: int  # alive
+
+
+class Settled(NamedTuple):
+    usage: Usage
+    quiet: bool  # False: still busy when patience ended
+
+
+def cpu_clock(pid: int) -> float:
+    """CPU seconds of one live process, all its threads. Raises OSError when there is no such process."""
+    return time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED) / 1e9
+
+
+def descendants(root: int) -> list[int]:
+    """The live processes of a tree, root first. Raises OSError when one ended meanwhile."""
+    found = [root]
+    for pid in found:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def usage(root: int) -> Usage:
+    """CPU of the tree at this moment. Raises ProcessLookupError when the root is no more."""
+    while True:
+        try:
+            return _usage(root)
+        except OSError:
+            if not os.path.exists(f"/proc/{root}/task"):
+                raise ProcessLookupError(f"process {root} has ended") from None
+
+
+def _usage(root: int) -> Usage:
+    cpu = user = system = 0.0
+    pids = descendants(root)
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        utime, stime, cutime, cstime = (int(field) * TICK for field in fields[11:15])
+        cpu += cpu_clock(pid) + cutime + cstime
+        user += utime + cutime
+        system += stime + cstime
+    return Usage(cpu, user, system, len(pids))
+
+
+def settle(interrupt: Interrupt, root: int, patience: float = 3.0, at_most: int | None = None) -> Settled:
+    """Waits until the tree does nothing and has no more than `at_most` processes."""
+    deadline = time.monotonic() + patience
+    now = usage(root)
+    while True:
+        interrupt.wait(None, LOOKS)
+        before, now = now, usage(root)
+        busy = now.cpu - before.cpu > QUIET or now.processes != before.processes
+        if not busy and (at_most is None or now.processes <= at_most):
+            return Settled(now, True)
+        if time.monotonic() > deadline:
+            return Settled(now, False)
+
+
+def pss(root: int) -> int:
+    """Bytes of memory of the tree. Raises ProcessLookupError when the root is no more."""
+    while True:
+        try:
+            return sum(map(_pss, descendants(root)))
+        except OSError:
+            if not os.path.exists(f"/proc/{root}/task"):
+                raise ProcessLookupError(f"process {root} has ended") from None
+
+
+def _pss(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    raise ProcessLookupError(f"process {pid} has ended")  # a zombie has no memory map
+
+
+def machine_busy() -> float:
+    """CPU seconds that all cores have worked, or were kept from it by the hypervisor (steal)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
+    return (user + nice + system + irq + softirq + steal) * TICK
