@@ -167,6 +167,9 @@ class Loop:
         if wanted == self._accepting:
             return
         self._accepting = wanted
+        if self.server.stop.requested:
+            for client in list(self.clients):
+                client.on_stop()
         for listener in self.server.listeners:
             if wanted:
                 listener.setblocking(False)

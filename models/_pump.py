@@ -82,10 +82,9 @@ def rehearse(server: Server) -> None:
         client, accepted = socket.socketpair()
         target, dialled = socket.socketpair()
         with client, target:
-            client.sendall(server.rehearsal)
-            client.shutdown(socket.SHUT_WR)
-            target.sendall(b"x")
-            target.shutdown(socket.SHUT_WR)
+            for end, words in ((client, server.rehearsal.client), (target, server.rehearsal.target)):
+                end.sendall(words)
+                end.shutdown(socket.SHUT_WR)
             serve_client(server._replace(dial=Dialled(dialled)), accepted)
 
 
@@ -93,7 +92,7 @@ def connect(server: Server, session: Session, accepted: socket.socket) -> socket
     """From accept to a dialled connection; None if there is none and the client knows all it may."""
     deadline = time.monotonic() + server.timeouts.handshake
     try:
-        target = read_opening(session, accepted, deadline)
+        target = read_opening(server, session, accepted, deadline)
     except ClientLeft:
         return None
     except ProtocolError as error:
@@ -115,7 +114,7 @@ def connect(server: Server, session: Session, accepted: socket.socket) -> socket
         return None
 
 
-def read_opening(session: Session, accepted: socket.socket, deadline: float) -> Address:
+def read_opening(server: Server, session: Session, accepted: socket.socket, deadline: float) -> Address:
     """Reads until the target is known. One deadline for all of it, or a byte a second would do."""
     opening = session.opening
     while session.target is None:
@@ -124,6 +123,8 @@ def read_opening(session: Session, accepted: socket.socket, deadline: float) -> 
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
+            if server.stop.requested:
+                raise ClientLeft from None
             continue
         if not n:
             opening.eof()
@@ -173,6 +174,8 @@ def copy_by_poll(session: Session, accepted: socket.socket, dialled: socket.sock
                 reading.read()
             elif events & select.POLLERR:
                 raise failure_of(reading.source)
+            elif events & select.POLLHUP:
+                poller.unregister(fd)  # it has ended both ways; poll would say so again and again
     if up.broken or down.broken:
         raise ConnectionResetError("one side went before it had received all")
     # end fig
@@ -198,8 +201,7 @@ def copy_by_threads(session: Session, accepted: socket.socket, dialled: socket.s
     downward = threading.Thread(target=pair.run, args=(pair.copy, session.down, dialled, accepted))
     downward.daemon = True
     downward.start()
-    pair.run(pair.send_all, dialled, first_words(session, accepted))
-    pair.run(pair.copy, session.up, accepted, dialled)
+    pair.run(pair.upward, session, accepted, dialled)
     downward.join()
     if pair.failures:
         raise pair.failures[0]
@@ -215,6 +217,10 @@ class Pair:
         for sock in self.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(idle))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(idle))
+
+    def upward(self, session: Session, accepted: socket.socket, dialled: socket.socket) -> None:
+        self.send_all(dialled, first_words(session, accepted))
+        self.copy(session.up, accepted, dialled)
 
     def copy(self, flow: Flow, source: socket.socket, destination: socket.socket) -> None:
         # fig: copy by threads

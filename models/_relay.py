@@ -96,6 +96,11 @@ class Opening:
             self._loop.poller.on_readable(self.accepted.fileno(), None)
             self._resolve()
 
+    def on_stop(self) -> None:
+        """The server ends: a client that has not said where to go has nothing to lose."""
+        if self._session.target is None:
+            self.close()
+
     def on_handshake_expired(self) -> None:
         log.info(f"no whole request within {self._loop.handshakes.length:g} s", peer_name(self.accepted))
         self.close()
@@ -281,6 +286,9 @@ class Relay:
         self._leave()
         self._accepted.close()
         self._dialled.close()
+
+    def on_stop(self) -> None:
+        """The server ends: a transfer may still finish."""
 
     def on_idle(self) -> None:
         moves = self._up.reads + self._down.reads

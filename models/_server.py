@@ -44,6 +44,13 @@ class Timeouts(NamedTuple):
     idle: float  # without a byte in either direction
 
 
+class Rehearsal(NamedTuple):
+    """What the two sides of a connection could say, for `_pump.rehearse`."""
+
+    client: bytes  # accepted side: an opening
+    target: bytes  # dialled side: a short reply
+
+
 class Server(NamedTuple):
     """All that a model is given."""
 
@@ -55,7 +62,7 @@ class Server(NamedTuple):
     drain: Drain
     timeouts: Timeouts
     workers: int
-    rehearsal: bytes  # what a client could say first; see `_pump.rehearse`
+    rehearsal: Rehearsal
 
 
 class Accept:
@@ -78,11 +85,11 @@ class Accept:
                 self._poller.register(listener, select.POLLIN)
 
     def __call__(self) -> socket.socket | None:
-        while not self._stop.requested:
+        while not self._stop.asked():
             try:
                 accepted, _ = (self._only or self._ready()).accept()
             except BlockingIOError:
-                self._stop.check_parent()
+                continue
             except OSError as error:
                 if self._stop.requested:
                     break

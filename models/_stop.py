@@ -48,10 +48,11 @@ class Stop:
         signal.signal(signal.SIGINT, self._on_quick)
         signal.signal(signal.SIGQUIT, self._on_quick)
 
-    def check_parent(self) -> None:
-        """Asks to stop if the parent has gone: nobody would replace or end this process any more."""
+    def asked(self) -> bool:
+        """`requested`, or the parent has gone: nobody would replace or end this process any more."""
         if self._parent and os.getppid() != self._parent:
             self.requested = True
+        return self.requested
 
     def fileno(self) -> int:
         """A descriptor that becomes readable with every signal: for loops."""
@@ -75,7 +76,8 @@ class Stop:
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:
-            return  # a child whose parent got the signal too, and decides
+            self.requested = True
+            return  # a child of `fork`; its parent got the signal too, and decides
         if self.requested:
             self._on_quick(number, frame)
         self.requested = True

@@ -21,10 +21,11 @@ import socket
 from collections.abc import Callable, Sequence
 
 from models import MODELS
-from models._server import Accept, Server, Timeouts
+from models._server import Accept, Rehearsal, Server, Timeouts
 from models._stop import Stop
 from tunnel import config, socks
 from tunnel.address import Address
+from tunnel.aead import Sealer
 from tunnel.config import FORWARD, LOCAL, SERVE, Values
 from tunnel.dial import Dial, is_own
 from tunnel.drain import Drain
@@ -64,7 +65,7 @@ def start(command: str, arguments: argparse.Namespace) -> None:
         drain=Drain(),
         timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
         workers=values.get("workers", model.pool),
-        rehearsal=first_words(command, secret),
+        rehearsal=rehearsal(command, secret),
     )
     for listener in listeners:
         log.info(f"{command} listens on {bound_address(listener)}, method {secret.method.name}")
@@ -134,12 +135,13 @@ def session_factory(command: str, secret: Secret, values: Values) -> Callable[[]
     return lambda: ForwardSession(secret, target)
 
 
-def first_words(command: str, secret: Secret) -> bytes:
-    """What a client of this end could say first, for a rehearsal (models/_pump.py)."""
+def rehearsal(command: str, secret: Secret) -> Rehearsal:
+    """What both sides of a connection to this end could say (models/_pump.py tells why)."""
     target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
     if command == SERVE:
-        return bytes(ForwardSession(secret, target).up.buffer_updated(0))
-    return socks.request(target) if command == LOCAL else b""
+        return Rehearsal(bytes(ForwardSession(secret, target).up.buffer_updated(0)), b"x")
+    client = socks.request(target) if command == LOCAL else b"x"
+    return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)))
 
 
 def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:
