@@ -1,0 +1,148 @@
+"""Where a server's users may go: out into the world, and nowhere that is not the world."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.errors import ConfigError
+from tunnel.judge import Judge, parse_range
+
+CLOSED = {
+    "loopback": ["127.0.0.1", "127.255.255.254", "::1"],
+    "unspecified": ["0.0.0.0", "0.1.2.3", "::"],
+    "private": ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fc00::1", "fdff::1"],
+    "link-local": ["169.254.0.1", "fe80::1", "fe80::1%eth0", "febf::1"],
+    "metadata": ["169.254.169.254", "169.254.170.2", "fd00:ec2::254"],
+    "carrier-grade NAT": ["100.64.0.1", "100.127.255.255"],
+    "multicast": ["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"],
+    "reserved": ["240.0.0.1", "255.255.255.255", "4000::1", "fec0::1"],
+    "documentation": ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "3fff::1"],
+    "benchmarks": ["198.18.0.1", "198.19.255.255"],
+    "mapped": ["::ffff:127.0.0.1", "::ffff:7f00:1", "::ffff:10.0.0.1", "::ffff:169.254.169.254"],
+    "IPv4-compatible": ["::127.0.0.1", "::10.0.0.1"],
+    "translated": ["::ffff:0:127.0.0.1"],
+    "NAT64": ["64:ff9b::7f00:1", "64:ff9b::10.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b:1::127.0.0.1"],
+    "6to4": ["2002:7f00:1::", "2002:a00:1::1", "2002:a9fe:a9fe::"],
+    "Teredo": ["2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001::1"],
+    "discard-only": ["100::1"],
+}
+OPEN = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "93.184.216.34",
+    "172.15.255.255",
+    "172.32.0.1",
+    "100.63.255.255",
+    "100.128.0.1",
+    "169.253.255.255",
+    "223.255.255.255",
+    "2606:4700:4700::1111",
+    "2a00:1450:4001::1",
+    "::ffff:8.8.8.8",
+    "64:ff9b::8.8.8.8",
+    "2002:808:808::1",
+]
+
+
+def nobodys(_: str) -> bool:
+    return False
+
+
+def named(families: dict[str, list[str]]) -> list[object]:
+    return [pytest.param(each, id=f"{name} {each}") for name, family in families.items() for each in family]
+
+
+@pytest.mark.parametrize("literal", named(CLOSED))
+def test_what_is_not_the_public_internet_is_closed(literal: str) -> None:
+    assert not Judge([], nobodys).allows(literal)
+
+
+@pytest.mark.parametrize("literal", OPEN)
+def test_the_public_internet_is_open(literal: str) -> None:
+    assert Judge([], nobodys).allows(literal)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_is_judged_alike_in_whatever_it_is_wrapped(ip: ipaddress.IPv4Address) -> None:
+    verdict = Judge([], nobodys).allows(str(ip))
+    inside = int(ip)
+    for wrapped in (0xFFFF << 32 | inside, 0x64FF9B << 96 | inside, 0x2002 << 112 | inside << 80 | 1):
+        assert Judge([], nobodys).allows(str(ipaddress.IPv6Address(wrapped))) == verdict
+
+
+@given(st.ip_addresses(v=6))
+def test_ipv6_outside_of_what_iana_gave_out_is_closed(ip: ipaddress.IPv6Address) -> None:
+    carries_ipv4 = ip.ipv4_mapped or ip in ipaddress.IPv6Network("64:ff9b::/96")
+    if not carries_ipv4 and ip not in ipaddress.IPv6Network("2000::/3"):
+        assert not Judge([], nobodys).allows(str(ip))
+
+
+# --allow
+
+
+@pytest.mark.parametrize(
+    ("allowed", "literal"),
+    [
+        ("10.0.0.0/8", "10.1.2.3"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("10.1.2.3/8", "10.200.0.1"),
+        ("127.0.0.0/8", "127.0.0.1"),
+        ("127.0.0.1", "::ffff:127.0.0.1"),
+        ("127.0.0.1", "64:ff9b::7f00:1"),
+        ("fd00::/8", "fd12::1"),
+        ("::1", "::1"),
+        ("0.0.0.0/0", "169.254.169.254"),
+    ],
+)
+def test_an_allowed_range_is_open(allowed: str, literal: str) -> None:
+    assert not Judge([], nobodys).allows(literal)
+    assert Judge(["192.168.77.0/24", allowed], nobodys).allows(literal)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "literal"),
+    [
+        ("10.0.0.0/8", "127.0.0.1"),
+        ("10.0.0.0/8", "192.168.0.1"),
+        ("fd00::/8", "10.0.0.1"),
+        ("0.0.0.0/0", "::1"),
+    ],
+)
+def test_an_allowed_range_opens_nothing_else(allowed: str, literal: str) -> None:
+    assert not Judge([allowed], nobodys).allows(literal)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "banana", "10.0.0.0/33", "10.0.0", "fd00::/129", "10.0.0.0/8,fd00::/8", "::/x"]
+)
+def test_a_range_that_is_none_is_an_error_that_says_what_was_expected(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a range such as"):
+        parse_range(text)
+    with pytest.raises(ConfigError, match="expected a range such as"):
+        Judge([text], nobodys)
+
+
+# The machine's own addresses
+
+
+@pytest.mark.parametrize("literal", ["93.184.216.34", "2606:4700::1", "::ffff:93.184.216.34"])
+def test_the_machines_own_addresses_are_closed_although_they_are_public(literal: str) -> None:
+    own = {"93.184.216.34", "2606:4700::1"}
+    assert not Judge([], own.__contains__).allows(literal)
+    assert Judge([], own.__contains__).allows("8.8.8.8")
+
+
+def test_the_machines_own_address_can_be_opened_by_name() -> None:
+    assert Judge(["93.184.216.34/32"], lambda _: True).allows("93.184.216.34")
+
+
+def test_what_is_bound_here_is_the_machines_own() -> None:
+    from tunnel.dial import is_own
+
+    assert is_own("127.0.0.1")
+    assert not is_own("192.0.2.1")
+    assert not is_own("2001:db8::1")
