@@ -183,7 +183,7 @@ def read_file(path: str) -> tuple[Values, list[str]]:
     with open(path, "rb") as file:
         try:
             content = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, a number of 5,000 digits
             raise ConfigError(f"{path}: not JSON: {error}") from None
         except RecursionError:
             raise ConfigError(f"{path}: nested too deeply: expected one JSON object") from None
@@ -243,7 +243,10 @@ def parse_uri(uri: str) -> Values:
     userinfo, at, place = rest.rpartition("@")
     if not at:
         raise ConfigError(f"server URI has no @: {expected}")
-    userinfo = unquote(userinfo)
+    try:
+        userinfo = unquote(userinfo, errors="strict")
+    except UnicodeDecodeError:
+        raise ConfigError(f"server URI is not UTF-8 where it is percent-encoded: {expected}") from None
     if ":" not in userinfo:
         userinfo = decode_base64(userinfo) or ""
     name, colon, password = userinfo.partition(":")
