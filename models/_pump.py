@@ -76,7 +76,7 @@ def rehearse(server: Server) -> None:
 
     Whatever happens only once in a process (symbols bound, ciphers looked up, bytecode specialised)
     writes to memory, and each page written to after a fork is a page copied. Done here, it is done
-    once for all children: a third fewer page faults for each (docs/performance.md).
+    once for all children: a tenth fewer page faults for each (docs/performance.md).
     """
     for _ in range(REHEARSALS):
         client, accepted = socket.socketpair()
