@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 
 from tunnel.address import Address
+from tunnel.config import new_password
 from tunnel.keys import DEFAULT_METHOD, METHODS, Secret
 from tunnel.session import ForwardSession
 
 CONNECTIONS = 300
-PASSPHRASE = "rehearsal"
+PASSWORD = new_password()
 SERVER = """
 import sys
 import models._pump
@@ -46,7 +47,7 @@ def measure(rehearsals: int, target: Address) -> tuple[float, float, float]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     reading, writing = os.pipe()
-    os.write(writing, PASSPHRASE.encode())
+    os.write(writing, PASSWORD.encode())
     os.close(writing)
     command = [sys.executable, "-c", SERVER, str(rehearsals), str(port)]
     with subprocess.Popen(command, stdin=reading, stderr=subprocess.PIPE, text=True) as server:
@@ -79,7 +80,7 @@ def settled(pid: int) -> tuple[int, int, float]:
 
 def talk(port: int, target: Address) -> None:
     """One connection through the server: a request of 1 byte, a reply of 100."""
-    session = ForwardSession(Secret.from_password(METHODS[DEFAULT_METHOD], PASSPHRASE), target)
+    session = ForwardSession(Secret.from_password(METHODS[DEFAULT_METHOD], PASSWORD), target)
     with socket.create_connection(("127.0.0.1", port)) as sock:
         session.up.get_buffer()[0] = 1
         sock.sendall(session.up.buffer_updated(1))
