@@ -1,0 +1,117 @@
+"""Every check here runs over every model in `models.MODELS`, and over the ends that it names.
+
+    model     from the registry: a model that is registered gets all of this
+    end       serve and local, or what `@pytest.mark.ends(...)` says
+    rig       that model at that end, shared with other checks; is_healthy() follows each of them
+    make_rig  a server of the check's own: its flags, its death
+
+`@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
+`@pytest.mark.pools` keeps to models that have a pool of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from models import MODELS
+from tests.harness.marks import SLOW, leave_out_slow
+from tests.harness.rig import LOCAL, SERVE, Rig
+
+MakeRig = Callable[..., Rig]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        SLOW,
+        "ends(*names): the ends of the tunnel that a check is about (default: serve, local)",
+        "two_clients: needs two clients at once; not for a model that has one at a time",
+        "pools: about workers; only for models with a pool",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_out_slow(config, items)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "model" in metafunc.fixturenames:
+        names = list(MODELS)
+        if metafunc.definition.get_closest_marker("pools"):
+            names = [name for name in names if MODELS[name].pool > 1]
+        metafunc.parametrize("model", names, scope="session")
+    if "end" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("ends")
+        metafunc.parametrize("end", marker.args if marker else (SERVE, LOCAL), scope="session")
+
+
+@pytest.fixture(autouse=True)
+def _enough_clients(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("two_clients") and "model" in request.fixturenames:
+        name = request.getfixturevalue("model")
+        if MODELS[name].clients == 1:
+            pytest.skip(f"{name} serves one client at a time (Model.clients == 1): this check needs two at once")
+
+
+class Shared:
+    """The server that checks share: one at a time, started anew if a check has hurt it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ("", "")
+        self._rig: Rig | None = None
+
+    def get(self, model: str, end: str) -> Rig:
+        if self._rig is None or self._key != (model, end) or not self._rig.tunnel.running:
+            self.drop()
+            self._rig = Rig(self._directory, model, end)
+            self._key = (model, end)
+            self._rig.warm_up()
+        return self._rig
+
+    def drop(self) -> None:
+        if self._rig is not None:
+            self._rig.close()
+        self._rig = None
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    servers = Shared(tmp_path_factory.mktemp("shared"))
+    yield servers
+    servers.drop()
+
+
+@pytest.fixture
+def rig(model: str, end: str, shared: Shared) -> Iterator[Rig]:
+    rig = shared.get(model, end)
+    try:
+        yield rig
+        rig.is_healthy()
+    except BaseException:
+        shared.drop()
+        raise
+    finally:
+        print(rig.tunnel.log())  # shown with a failure
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+    made: list[Rig] = []
+
+    def make(model: str, end: str, *arguments: str, warm: bool = True, **options: object) -> Rig:
+        rig = Rig(tmp_path, model, end, *arguments, **options)  # type: ignore[arg-type]
+        made.append(rig)
+        if warm:
+            rig.warm_up()
+        return rig
+
+    yield make
+    for rig in made:
+        log = rig.tunnel.log()
+        print(log)  # shown with a failure
+        rig.close()
+        assert "Traceback" not in log, log

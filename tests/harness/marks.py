@@ -1,0 +1,17 @@
+"""The marker `slow`: what does not fit into `make test`. Run it with `pytest -m slow` (or any other -m)."""
+
+from __future__ import annotations
+
+import pytest
+
+SLOW = "slow: takes long; left out unless -m says otherwise"
+
+
+def leave_out_slow(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without -m, deselects what is marked slow, and so says how much was left out."""
+    if config.getoption("markexpr"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]

@@ -1,0 +1,258 @@
+"""A server under test between two ends that the test holds.
+
+    end         near                      under test          far
+    serve       sealed stream      -->    tunnel serve   -->  plain connection
+    local       SOCKS5, then plain -->    tunnel local   -->  sealed stream
+    forward     plain connection   -->    tunnel forward -->  sealed stream
+
+`near` and `far` have the same verbs, so a check is written once and holds for every end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.harness import socks
+from tests.harness.process import Place, Tunnel
+from tests.harness.stream import PATIENCE, Sealed, Stream, exchange
+from tests.harness.tree import Holdings, cpu_seconds, holdings, wait_until
+from tests.harness.wire import Credentials, address_header
+
+SERVE, LOCAL, FORWARD = ENDS = ("serve", "local", "forward")
+DEFAULT = Credentials("aes-128-gcm", "correct horse")
+NAMED = ("target.test", 80)  # where `near` asks to go at the client end; nobody resolves it
+
+# A server starts these with the first bad handshake and the first name, and keeps them.
+DRAIN_THREADS, DRAIN_DESCRIPTORS = 1, 2
+RESOLVER_THREADS, RESOLVER_DESCRIPTORS = 4, 2
+IDLE_WINDOW = 0.12  # seconds of looking at an idle server
+IDLE_CPU = 0.04  # seconds of CPU in that window that are too many: /proc counts in 0.01
+
+
+class Rig:
+    """One `tunnel` process and both its neighbours."""
+
+    def __init__(
+        self,
+        directory: Path,
+        model: str,
+        end: str,
+        *arguments: str,
+        credentials: Credentials = DEFAULT,
+        config: Mapping[str, object] | None = None,
+        listen: Sequence[str] = ("127.0.0.1:0",),
+        listeners: int = 0,
+        far_host: str = "127.0.0.1",
+        far_buffer: int = 0,
+        resolves: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.model, self.end, self.credentials = model, end, credentials
+        self._resolves = resolves
+        self._opened: list[Stream] = []
+        family = socket.AF_INET6 if ":" in far_host else socket.AF_INET
+        self.listener = socket.socket(family)
+        if far_buffer:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, far_buffer)
+        self.listener.bind((far_host, 0))
+        self.listener.listen(1024)
+        self.listener.settimeout(PATIENCE)
+        self.far_place = Place(*self.listener.getsockname()[:2])
+        settings = dict(config or {})
+        words = list(arguments)
+        if end != SERVE:
+            settings |= {"server": self.far_place.host, "server_port": self.far_place.port}
+        if end == FORWARD:
+            words += ["--target", f"{NAMED[0]}:{NAMED[1]}"]
+        try:
+            self.tunnel = Tunnel(
+                directory,
+                end,
+                model,
+                credentials,
+                *words,
+                config=settings,
+                listen=listen,
+                listeners=listeners,
+                environment=environment,
+            )
+        except BaseException:
+            self.listener.close()
+            raise
+        self.baseline: Holdings | None = None
+
+    @property
+    def place(self) -> Place:
+        return self.tunnel.place
+
+    @property
+    def pid(self) -> int:
+        return self.tunnel.pid
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.close_streams()
+        self.listener.close()
+        self.tunnel.kill()
+
+    def close_streams(self) -> None:
+        """Whatever the test left open."""
+        while self._opened:
+            self._opened.pop().close()
+
+    # the two ends
+    def connect(self, receive_buffer: int = 0, place: Place | None = None) -> socket.socket:
+        """A connection to the server under test, and no byte yet."""
+        place = place or self.place
+        sock = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(PATIENCE)
+        try:
+            sock.connect(place)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def keep(self, stream: Stream) -> Stream:
+        """Closed with the check, at the latest."""
+        self._opened.append(stream)
+        return stream
+
+    def silent(self, place: Place | None = None) -> Stream:
+        """A client that has connected and says nothing."""
+        return self.keep(Stream(self.connect(place=place)))
+
+    def near(
+        self,
+        target: tuple[str, int] | None = None,
+        receive_buffer: int = 0,
+        place: Place | None = None,
+        first: bytes = b"",
+    ) -> Stream:
+        """A client that has said where to go. Raises socks.Refused."""
+        if self.end == SERVE:
+            sealed = Sealed(self.connect(receive_buffer, place), self.credentials)
+            self.keep(sealed)
+            sealed.send(address_header(*(target or self.far_place)) + first)
+            return sealed
+        if self.end == LOCAL:
+            sock = socks.connect(place or self.place, target or NAMED, receive_buffer)
+            stream = self.keep(Stream(sock))
+        else:
+            stream = self.keep(Stream(self.connect(receive_buffer, place)))
+        if first:
+            stream.send(first)
+        return stream
+
+    def far(self) -> Stream:
+        """What the server under test connected to, with the address header read."""
+        stream = self.far_before_header()
+        if isinstance(stream, Sealed):
+            expected = address_header(*NAMED)
+            assert stream.receive_exactly(len(expected)) == expected
+        return stream
+
+    def far_before_header(self) -> Stream:
+        accepted, _ = self.listener.accept()
+        return self.keep(Stream(accepted) if self.end == SERVE else Sealed(accepted, self.credentials))
+
+    def open(self, receive_buffer: int = 0, place: Place | None = None) -> tuple[Stream, Stream]:
+        """One connection through the server under test."""
+        near = self.near(receive_buffer=receive_buffer, place=place)
+        return near, self.far()
+
+    # the same checks after everything
+    def warm_up(self) -> None:
+        """One transfer, and then what the server holds is its baseline."""
+        self.transfer()
+        self.baseline = self.steady()
+
+    def steady(self, within: float = 3.0) -> Holdings:
+        """What the tree holds, once two looks in a row agree."""
+        last: Holdings | None = None
+
+        def agrees() -> bool:
+            nonlocal last
+            before, last = last, holdings(self.pid)
+            return before == last and last.zombies == 0
+
+        wait_until(agrees, within, f"{self.model} does not come to rest")
+        assert last is not None
+        return last
+
+    def transfer(self, size: int = 20_000, within: float = 2.0) -> None:
+        """A new connection works, both ways, within the time."""
+        started = time.monotonic()
+        token = os.urandom(16)
+        near = self.near(first=token)
+        far = self._far_that_begins_with(token)
+        exchange(near, far, size)
+        near.close()
+        far.close()
+        took = time.monotonic() - started
+        assert took < within, f"a new transfer took {took:.1f} s"
+
+    def _far_that_begins_with(self, token: bytes) -> Stream:
+        """Passes over connections that an earlier client of the check had asked for."""
+        for _ in range(1000):
+            far = self.far_before_header()
+            expected = address_header(*NAMED) + token if self.end != SERVE else token
+            with contextlib.suppress(AssertionError, OSError):
+                if far.receive_exactly(len(expected)) == expected:
+                    return far
+            far.close()
+        raise AssertionError("1000 connections arrived, and none was ours")
+
+    def settles(self, within: float = 3.0) -> None:
+        """Processes, threads and descriptors go back to the baseline, and no zombie is left."""
+        base = self.baseline
+        assert base is not None
+        threads = base.threads + DRAIN_THREADS * base.processes + RESOLVER_THREADS * self._resolves
+        descriptors = base.descriptors + DRAIN_DESCRIPTORS * base.processes + RESOLVER_DESCRIPTORS * self._resolves
+
+        def back() -> bool:
+            now = holdings(self.pid)
+            return (
+                now.processes == base.processes
+                and now.zombies == 0
+                and now.threads <= threads
+                and now.descriptors <= descriptors
+            )
+
+        try:
+            wait_until(back, within, "")
+        except AssertionError:
+            raise AssertionError(
+                f"{self.model} {self.end} holds {holdings(self.pid)} {within:g} s later, it began with {base}"
+            ) from None
+
+    def idles(self, window: float = IDLE_WINDOW) -> None:
+        """The server does not spin."""
+        before = cpu_seconds(self.pid)
+        time.sleep(window)
+        used = cpu_seconds(self.pid) - before
+        assert used < IDLE_CPU + 0.1 * window, f"{self.model} {self.end} used {used:.2f} s of CPU in {window:g} idle s"
+
+    def is_healthy(self) -> None:
+        """After every check: serves, holds what it held, idles, and has not stumbled."""
+        assert self.tunnel.running, f"{self.model} {self.end} has ended:\n{self.tunnel.log()}"
+        self.close_streams()
+        self.transfer()
+        self.settles()
+        self.idles()
+        assert "Traceback" not in self.tunnel.log(), self.tunnel.log()
