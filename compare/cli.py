@@ -31,7 +31,7 @@ from tunnel.keys import DEFAULT_METHOD, METHODS
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 ROUNDS, DURATION = 5, 2.0
-QUICK_ROUNDS, QUICK_DURATION = 3, 0.4
+QUICK_ROUNDS, QUICK_DURATION = 3, 0.3
 
 
 def chosen(known: Mapping[str, object], what: str) -> Callable[[str], list[str]]:
@@ -185,7 +185,10 @@ def write(result: schema.Result, folder: str) -> None:
     analysis = Analysis(result)
     save(folder, "report.md", report.markdown(analysis))
     print(report.terminal(analysis))
-    print(f"\nwritten: {folder}/result.json, report.md")
+    from compare.page import page  # noqa: PLC0415 - with the plots, the slowest part: the terminal comes first
+
+    save(folder, "report.html", page(analysis))
+    print(f"\nwritten to {folder}: report.html, report.md, result.json")
 
 
 def save(folder: str, name: str, text: str) -> None:

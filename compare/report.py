@@ -66,6 +66,12 @@ def interval(estimate: Estimate, digits: int) -> str:
     return f"{number(estimate.value, digits)} ({low} to {high})"
 
 
+def between(values: Sequence[float], digits: int) -> str:
+    """`0.61`, or `0.61 to 0.70`."""
+    low, high = number(min(values), digits), number(max(values), digits)
+    return low if low == high else f"{low} to {high}"
+
+
 def verdict(analysis: Analysis) -> list[str]:
     """What the run says, in sentences; the first one is the shortest answer."""
     sentences = []
@@ -80,14 +86,16 @@ def verdict(analysis: Analysis) -> list[str]:
         if not best:
             continue
         digits = METRICS[key].digits
-        parts = []
-        for name in best:
-            estimate = analysis.estimate(key, name)
-            assert estimate is not None
-            ratio = analysis.ratio_to_libev(key, name)
-            beside = f", {ratio:.2f} times libev" if ratio and name != LIBEV else ""
-            parts.append(f"{name} with {interval(estimate, digits)} {unit}{beside}")
-        sentences.append(f"{where}: {names(parts)}.")
+        estimates = [item for name in best if (item := analysis.estimate(key, name))]
+        figures = (
+            interval(estimates[0], digits)
+            if len(best) == 1
+            else between([e.value for e in estimates], digits)
+        )
+        ratios = [ratio for name in best if name != LIBEV and (ratio := analysis.ratio_to_libev(key, name))]
+        beside = f", {between(ratios, 2)} times libev" if ratios else ""
+        apart = "" if len(best) == 1 else ", not to be told apart"
+        sentences.append(f"{where}: {names(best)}{apart}, {figures} {unit}{beside}.")
     return sentences or ["Nothing valid was measured."]
 
 
