@@ -28,7 +28,7 @@ class Model(NamedTuple):
     source: str  # the section of UNIX Network Programming, vol. 1, 3rd ed.
     summary: str
     clients: int | None = None  # how many at once, where the design itself says so
-    pool: int = 1  # workers, unless --workers says otherwise
+    pool: tuple[int, int] | None = None  # workers, least and most, unless --workers says otherwise
 
     def load(self) -> Callable[[Server], None]:
         """The model's `serve`."""
@@ -42,7 +42,7 @@ MODELS = {
         Model("iterative", "blocking", "UNP 30.4", "one client after the other", clients=1),
         Model("fork", "blocking", "UNP 30.5", "one child process for each client"),
         Model("thread", "blocking", "UNP 30.10", "two blocking threads for each client"),
-        Model("prefork", "blocking", "UNP 30.6", "a pool of children, all blocked in accept", pool=16),
+        Model("prefork", "blocking", "UNP 30.6", "a pool of children, all blocked in accept", pool=(4, 128)),
         Model("select", "loop", "UNP 6.8", "one thread, non-blocking sockets, select"),
     )
 }

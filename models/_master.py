@@ -1,17 +1,21 @@
 """Parents and children: how a process is started, watched, replaced and ended.
 
-                    +-- worker 1 (accept, serve, accept, ...)
-    master ---------+-- worker 2
-      |             `-- worker N
-      `-- waits for signals: CHLD: reap, replace        TERM: TERM to all, wait for them
-                             INT, QUIT: KILL to all     ALRM: grace is over, KILL to all
+                    +-- worker (accept, serve, accept, ...) --+
+    master ---------+-- worker                                +--> scoreboard: idle or busy
+      |             `-- worker  ... between MIN and MAX ------+
+      |
+      `-- waits for signals    CHLD         reap; start what is missing
+                               TERM         TERM to all, wait for them
+                               INT, QUIT    KILL to all
+                               ALRM         the grace time is over: KILL to all
 
-The master serves nobody. It blocks its signals and takes them one by one with sigtimedwait, so
-there is no handler, and nothing that a handler could interrupt.
+The master serves nobody. It blocks its signals and takes them one by one with sigtimedwait, so there
+is no handler, and nothing that a handler could interrupt.
 
-Rules: every child that was started is waited for. A worker that dies young is replaced no faster
-than once a second, so that a fault at start does not become a fork bomb. A worker whose master has
-gone ends after its client.
+Rules: every child that was started is waited for. Few idle workers are better than many: those that
+take turns keep the processor's cache warm for one another. A worker that dies young is replaced no
+faster than once a second, so that a fault at start does not become a fork bomb. A worker whose master
+has gone ends after its client.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from models._pump import rehearse
+from models._scoreboard import Scoreboard, Slot
 from models._server import Server
 from models._stop import die_by, kill_all
 from tunnel.drain import Drain
@@ -32,6 +38,7 @@ from tunnel.log import log
 
 MASTER_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGALRM}
 YOUNG = 1.0  # seconds; a worker that dies earlier has not worked
+RETIRE_EVERY = 5.0  # seconds; one worker too many is sent home each time
 
 
 def run_child(work: Callable[[], None]) -> NoReturn:
@@ -39,7 +46,7 @@ def run_child(work: Callable[[], None]) -> NoReturn:
     code = os.EX_SOFTWARE
     try:
         work()
-        code = 0
+        code = os.EX_OK
     except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
         sys.excepthook(*sys.exc_info())
     finally:
@@ -54,15 +61,28 @@ def reap_one() -> tuple[int, int]:
         return 0, 0
 
 
+class Worker:
+    """What the master knows of a child."""
+
+    __slots__ = ("retired", "slot", "started")
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.started = time.monotonic()
+        self.retired = False
+
+
 class Pool:
     """The workers of one server. `run` returns when all have ended as asked."""
 
-    def __init__(self, server: Server, work: Callable[[Server], None]) -> None:
+    def __init__(self, server: Server, work: Callable[[Server, Slot], None]) -> None:
         self._server = server
         self._work = work
-        self._workers: dict[int, float] = {}  # pid: when it was started, monotonic seconds
+        self._board = Scoreboard(server.workers.most)
+        self._workers: dict[int, Worker] = {}  # by pid
         self._stopping = False
-        self._start_after = 0.0
+        self._start_after = 0.0  # monotonic; after a worker has died young
+        self._retire_at = 0.0
 
     def run(self) -> None:
         rehearse(self._server)
@@ -71,32 +91,56 @@ class Pool:
         while self._workers or not self._stopping:
             if not self._stopping:
                 self._fill()
-            missing = not self._stopping and len(self._workers) < self._server.workers
-            pause = self._start_after - time.monotonic() if missing else 3600.0
-            received = signal.sigtimedwait(MASTER_SIGNALS, max(0.0, pause))
+                self._retire()
+            received = signal.sigtimedwait(MASTER_SIGNALS, self._seconds_to_wait())
             if received is not None:
                 self._handle(received.si_signo)
 
+    def _missing(self) -> bool:
+        """True if a worker should be started: there are too few, or none that waits for a client."""
+        least, most = self._server.workers
+        return len(self._workers) < (least if self._board.idle() else most)
+
     def _fill(self) -> None:
-        """Starts workers until there are enough of them, unless the last died young just now."""
-        while len(self._workers) < self._server.workers and time.monotonic() >= self._start_after:
+        while self._missing() and time.monotonic() >= self._start_after:
+            slot = self._board.take()
             try:
                 pid = os.fork()
             except OSError as error:
                 log.error(f"cannot start a worker: {error.strerror}")
+                self._board.give_back(slot)
                 self._start_after = time.monotonic() + YOUNG
                 return
             if pid == 0:
-                run_child(self._be_worker)
-            self._workers[pid] = time.monotonic()
+                run_child(partial(self._be_worker, slot))
+            self._workers[pid] = Worker(slot)
 
-    def _be_worker(self) -> None:
+    def _retire(self) -> None:
+        """Sends one idle worker home, if there are more than there must be and one other idles."""
+        now = time.monotonic()
+        if now < self._retire_at:
+            return
+        self._retire_at = now + RETIRE_EVERY
+        if len(self._workers) > self._server.workers.least and self._board.idle() > 1:
+            for pid, worker in reversed(self._workers.items()):
+                if self._board.is_idle(worker.slot) and not worker.retired:
+                    worker.retired = True
+                    os.kill(pid, signal.SIGTERM)
+                    return
+
+    def _seconds_to_wait(self) -> float:
+        if self._stopping or len(self._workers) == self._server.workers.least:
+            return 3600.0
+        due = self._start_after if self._missing() else self._retire_at
+        return max(0.0, due - time.monotonic())
+
+    def _be_worker(self, slot: int) -> None:
         stop = self._server.stop
         stop.install(parent=stop.pid)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the master decides
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
-        self._work(self._server._replace(drain=Drain()))
+        self._work(self._server._replace(drain=Drain()), self._board.slot(slot))
 
     def _handle(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -124,11 +168,12 @@ class Pool:
     def _reap(self) -> None:
         while (ended := reap_one())[0]:
             pid, status = ended
-            started = self._workers.pop(pid, 0.0)
-            if self._stopping and status == 0:
+            worker = self._workers.pop(pid)
+            self._board.give_back(worker.slot)
+            if status == 0 and (self._stopping or worker.retired):
                 continue
             code = os.waitstatus_to_exitcode(status)
             how = f"exited with {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-            log.warning(f"worker {pid} {how}: it will be replaced")
-            if time.monotonic() - started < YOUNG:
+            log.warning(f"worker {pid} {how}" + ("" if self._stopping else ": it will be replaced"))
+            if time.monotonic() - worker.started < YOUNG:
                 self._start_after = time.monotonic() + YOUNG

@@ -44,6 +44,13 @@ class Timeouts(NamedTuple):
     idle: float  # without a byte in either direction
 
 
+class Workers(NamedTuple):
+    """The size of a pool: at least and at most so many processes."""
+
+    least: int
+    most: int
+
+
 class Rehearsal(NamedTuple):
     """What the two sides of a connection could say, for `_pump.rehearse`."""
 
@@ -61,7 +68,7 @@ class Server(NamedTuple):
     stop: Stop
     drain: Drain
     timeouts: Timeouts
-    workers: int
+    workers: Workers
     rehearsal: Rehearsal
 
 

@@ -6,7 +6,7 @@
                    +---------> +-- worker 2: blocked in accept ------+
                    +---------> +-- worker N: blocked in accept ------+
                                        ^
-                    master ------------'  starts, replaces and ends them
+                    master ------------'  starts, replaces and ends them; more when none is idle
 
 UNP 30.6. The kernel decides who gets the next connection: Linux wakes one waiter, the one that has
 waited longest, so there is no thundering herd left, and the load is even.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from models._master import Pool
 from models._pump import serve_client
+from models._scoreboard import Slot
 from models._server import Server
 
 
@@ -27,8 +28,10 @@ def serve(server: Server) -> None:
     Pool(server, work).run()
 
 
-def work(server: Server) -> None:
+def work(server: Server, slot: Slot) -> None:
     # fig: accept loop
     while accepted := server.accept():
+        slot.busy()
         serve_client(server, accepted)
+        slot.idle()
     # end fig

@@ -167,7 +167,10 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     secret.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--workers", metavar="N", type=field("workers"), help="size of the pool, in models that have one"
+        "--workers",
+        metavar="MIN:MAX",
+        type=field("workers"),
+        help="size of the pool, in models that have one; N for a fixed size",
     )
     for option, help_text in (
         ("timeout", "seconds without a byte either way before a connection is cut"),

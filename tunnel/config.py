@@ -127,6 +127,15 @@ def places(value: Any) -> list[Address]:
     return [parse_address(place) for place in hosts(value)]
 
 
+def workers(value: Any) -> tuple[int, int]:
+    least, colon, most = str(value).partition(":")
+    bound = number(1, 10_000)
+    size = bound(least), bound(most if colon else least)
+    if size[0] > size[1] or not isinstance(value, int | str):
+        raise ValueError
+    return size
+
+
 PORT = Field(number(1, 65535), "a number from 1 to 65535")
 SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
 
@@ -142,12 +151,12 @@ FIELDS: Mapping[str, Field] = {
     "timeout": SECONDS,
     "no_delay": Field(flag, "true or false"),
     "nofile": Field(number(16, 2**20), "a number from 16 to 1048576"),
-    "mode": one_of("tcp_only"),
+    "mode": one_of("tcp_only", "tcp_and_udp"),
     # ours; a flag of the same name exists for each
     "listen": Field(places, "HOST:PORT, or a list of them"),
     "target": Field(target, "HOST:PORT"),
     "model": Field(text, "a server model"),
-    "workers": Field(number(1, 10_000), "a number from 1 to 10000"),
+    "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,

@@ -21,7 +21,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from models import MODELS
-from models._server import Accept, Rehearsal, Server, Timeouts
+from models._server import Accept, Rehearsal, Server, Timeouts, Workers
 from models._stop import Stop
 from tunnel import config, socks
 from tunnel.address import Address
@@ -41,6 +41,10 @@ def start(command: str, arguments: argparse.Namespace) -> None:
     values, warnings = gather(arguments)
     model = MODELS[values["model"]]
     log.configure(model.name, values["log_level"], values["log_format"] == "json")
+    if model.pool is None and "workers" in values:
+        warnings.append(f"{model.name} has no pool: workers has no effect")
+    if values.get("mode") == "tcp_and_udp":
+        warnings.append("mode is tcp_and_udp, but UDP is not relayed: TCP only")
     for warning in warnings:
         log.warning(warning)
     fresh = command == SERVE and "password" not in values and "key" not in values
@@ -64,7 +68,7 @@ def start(command: str, arguments: argparse.Namespace) -> None:
         stop=stop,
         drain=Drain(),
         timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
-        workers=values.get("workers", model.pool),
+        workers=Workers(*(values.get("workers") or model.pool or (1, 1))),
         rehearsal=rehearsal(command, secret),
     )
     for listener in listeners:
