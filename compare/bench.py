@@ -1,8 +1,8 @@
 """The bench: the target and the generator, two processes that live as long as the run.
 
-    run --+-- pipe: one line each way --> generator    (load.py)     core 1
-          `-- pipe: its end ends it  --> target        (target.py)   core 1, or 2 if there is one
-                                         server        (servers.py)  core 0
+    run --+-- a line each way ---> generator    (load.py)       core 1
+          +-- a line, its port <-- target       (target.py)     core 1, or 2 if there is one
+          `----------------------> server       (servers.py)    core 0
 
 With one core all share it, and latency and throughput say little; CPU time still does.
 
@@ -61,7 +61,7 @@ class Cores(NamedTuple):
 
 
 class Helper:
-    """One of our processes: asked and answered in lines of JSON, ended by the end of its input."""
+    """One of our processes: asked and answered in lines of JSON, ended at once."""
 
     def __init__(self, program: Sequence[str], cores: Sequence[int]) -> None:
         self._process = subprocess.Popen(
@@ -108,15 +108,13 @@ class Helper:
         return answered
 
     def stop(self) -> None:
-        if self._process.stdin:
-            self._process.stdin.close()
-        try:
-            self._process.wait(2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
+        """Ends it: it has nothing to save, and may be in the middle of a load."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
 
 
 class Bench:

@@ -10,11 +10,13 @@ goes to standard output, progress to standard error and only to a terminal.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from compare import report, schema
 from compare.analysis import Analysis
@@ -32,6 +34,23 @@ INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 ROUNDS, DURATION = 5, 2.0
 QUICK_ROUNDS, QUICK_DURATION = 3, 0.3
+
+
+class CommandParser(Parser):
+    """A command's parser: says itself what it does not know, since it knows what was meant."""
+
+    def parse_known_args(
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        if "did you mean" not in message:
+            super().error(message)
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def chosen(known: Mapping[str, object], what: str) -> Callable[[str], list[str]]:
@@ -73,7 +92,9 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"compare {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
     run_parser = commands.add_parser(
         "run",
@@ -151,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         print(f"compare run: {name}{error.strerror}", file=sys.stderr)
-        return os.EX_OSERR
+        return os.EX_CANTCREAT if error.filename else os.EX_OSERR
 
 
 def measure(arguments: argparse.Namespace) -> int:
@@ -167,6 +188,8 @@ def measure(arguments: argparse.Namespace) -> int:
     )
     folder = arguments.out or time.strftime("results/%Y-%m-%d-%H%M%S", time.localtime(started))
     os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # better now than after minutes of measuring
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
     interrupt = Interrupt()
     interrupt.install()
     result = run(chosen_rows(arguments.models, peers, baselines), settings, interrupt)

@@ -18,6 +18,7 @@ the generator. It ends when its standard input does.
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sys
 import time
@@ -292,6 +293,7 @@ def measure_aead(method: str, duration: float) -> dict[str, Any]:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # compare has been killed: end without a traceback
     load: Load | None = None
     for line in sys.stdin:
         order = json.loads(line)

@@ -27,7 +27,7 @@ FIGURE = re.compile(r"^\s*# fig: (?P<name>.+)\n(?P<lines>(?:.*\n)*?)\s*# end fig
 
 
 def esc(text: str) -> str:
-    return html.escape(text)
+    return html.escape(text).replace("CPU-s", "CPU\N{NON-BREAKING HYPHEN}s")
 
 
 def page(analysis: Analysis) -> str:

@@ -80,13 +80,15 @@ def _make(kind: type[Made], values: Mapping[str, Any]) -> Made:
 
 
 def dump(result: Result) -> str:
-    """The text of result.json."""
-    content = {
+    """The text of result.json: indented, but a sample a line."""
+    content = asdict(result)
+    samples = ",\n".join(f"  {json.dumps(sample)}" for sample in content.pop("samples"))
+    head = {
         "schema": {"name": NAME, "version": f"{MAJOR}.{MINOR}"},
         "complete": result.complete,
-        **asdict(result),
+        **content,
     }
-    return json.dumps(content, indent=1) + "\n"
+    return f'{json.dumps(head, indent=1)[:-2]},\n "samples": [\n{samples}\n ]\n}}\n'
 
 
 def load(text: str) -> Result:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import select
+import signal
 import socket
 import sys
 
@@ -142,6 +143,7 @@ class Target:
 
 
 def main(connection: type[Connection] = Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # compare has been killed: end without a traceback
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
     listener.setblocking(False)
