@@ -130,7 +130,6 @@ def read_opening(server: Server, session: Session, accepted: socket.socket, dead
             opening.eof()
             raise ClientLeft
         send_all(accepted, opening.buffer_updated(n))
-    opening.release()
     return session.target
 
 

@@ -10,6 +10,7 @@ import no socket, no clock and no thread, so any server model can drive them.
 
 from __future__ import annotations
 
+from tunnel.address import Address
 from tunnel.buffers import SIZES, give, next_class, take
 
 EMPTY = memoryview(b"")
@@ -89,3 +90,13 @@ class Flow:
         elif start and left:
             buffer[:left] = buffer[start:end]
         self._filled = left
+
+
+class Opening(Flow):
+    """The flow that a connection begins with; what it returns goes back to the peer it came from."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Address | None = None) -> None:
+        super().__init__()
+        self.target = target  # where the connection wants to go, once that is known

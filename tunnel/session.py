@@ -22,7 +22,9 @@ What a model does with it, whatever the model:
     SocksSession       SOCKS5, then plain    sealed records          tunnel local
     ForwardSession     plain                 sealed records          tunnel forward
 
-Rules: `up` and `down` share no mutable state, so two threads or two processes may own one each.
+Rules: `up` and `down` share no mutable state, so two threads or two processes may own one each. Nothing
+here refers back to its session: a connection's memory is free when its last reference goes, without
+the garbage collector.
 The 2022 edition's records and a relay without encryption are other Flows behind the same Session.
 """
 
@@ -31,7 +33,7 @@ from __future__ import annotations
 from tunnel.address import Address, pack, unpack
 from tunnel.aead import Opener, Sealer
 from tunnel.errors import HandshakeError, Truncated
-from tunnel.flow import EMPTY, Flow
+from tunnel.flow import EMPTY, Flow, Opening
 from tunnel.keys import Secret
 from tunnel.socks import SUCCEEDED, SocksError, SocksOpening, reply, reply_to
 
@@ -43,39 +45,46 @@ FIRST_PAYLOAD_WAIT = 0.010  # seconds; a peer that waits for the server to speak
 class Session:
     """What all sessions have; see the picture above. Subclasses set the three flows."""
 
-    __slots__ = ("down", "opening", "patience", "target", "up")
+    __slots__ = ("down", "opening", "up")
 
-    opening: Flow
+    opening: Opening
     up: Flow
     down: Flow
-    target: Address | None
-    patience: float  # seconds to wait for the accepted side's first payload before up's header goes
+
+    @property
+    def target(self) -> Address | None:
+        """Where to dial; None while the opening has not said so."""
+        return self.opening.target
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for the accepted side's first payload before `up`'s header goes alone."""
+        return 0.0
 
     def answer(self, error: Exception | None) -> bytes:  # noqa: ARG002 - for those that do tell
         """What to tell the accepted side: None for a dialled connection, or why there is none."""
         return b""
 
 
-class _Request(Flow):
-    """The opening of a sealed stream: opens records until the address header is whole."""
+class Request(Opening):
+    """The opening of a sealed stream: opens `up`'s records until the address header is whole."""
 
-    __slots__ = ("_error", "_head", "_session")
+    __slots__ = ("_error", "_head", "_up")
 
-    def __init__(self, session: ServerSession) -> None:
+    def __init__(self, up: Opener) -> None:
         super().__init__()
-        self._session = session
+        self._up = up
         self._head = b""
         self._error: HandshakeError | None = None
 
     def get_buffer(self) -> memoryview:
-        return self._session.up.get_buffer()
+        return self._up.get_buffer()
 
     def buffer_updated(self, n: int) -> memoryview:
-        """Sets the session's target. Raises RecordError, or HandshakeError for a bad address."""
+        """Sets the target. Raises RecordError, or HandshakeError for a bad address."""
         if self._error:
             raise self._error
-        up = self._session.up
-        plain = up.buffer_updated(n)
+        plain = self._up.buffer_updated(n)
         if self._head:
             plain = memoryview(self._head + plain)
         try:
@@ -86,31 +95,28 @@ class _Request(Flow):
         if parsed is None:
             self._head = bytes(plain)
         else:
-            self._session.target, size = parsed
-            up.hold(plain[size:])
+            self.target, size = parsed
+            self._up.hold(plain[size:])
         return EMPTY
 
     def eof(self) -> memoryview:
-        self._session.up.eof()
+        self._up.eof()
         if self._head:
             raise Truncated("stream ended inside the address header")
         return EMPTY
 
     def release(self) -> None:
-        self._session.up.release()
+        self._up.release()
 
 
 class ServerSession(Session):
     """Opens the accepted side's records and dials where they say: `tunnel serve`."""
 
     __slots__ = ()
-    up: Opener
 
     def __init__(self, secret: Secret) -> None:
-        self.target = None
-        self.patience = 0.0
-        self.opening = _Request(self)
-        self.up = Opener(secret)
+        self.up = up = Opener(secret)
+        self.opening = Request(up)
         self.down = Sealer(secret)
 
 
@@ -120,30 +126,29 @@ class ForwardSession(Session):
     __slots__ = ()
 
     def __init__(self, secret: Secret, target: Address) -> None:
-        self.target = target
-        self.patience = FIRST_PAYLOAD_WAIT
-        self.opening = Flow()
+        self.opening = Opening(target)
         self.up = Sealer(secret, pack(target))
         self.down = Opener(secret)
+
+    @property
+    def patience(self) -> float:
+        return FIRST_PAYLOAD_WAIT
 
 
 class SocksSession(Session):
     """Seals what a SOCKS5 client sends, to the target that it names: `tunnel local`."""
 
     __slots__ = ()
-    up: Sealer
+    opening: SocksOpening
 
     def __init__(self, secret: Secret) -> None:
-        self.target = None
-        self.patience = FIRST_PAYLOAD_WAIT
-        self.opening = SocksOpening(self._requested)
-        self.up = Sealer(secret)
+        self.up = up = Sealer(secret)
+        self.opening = SocksOpening(up)
         self.down = Opener(secret)
 
-    def _requested(self, target: Address, early: bytes) -> None:
-        self.up.prepend(pack(target) + early)
-        self.patience = 0.0 if early else FIRST_PAYLOAD_WAIT
-        self.target = target
+    @property
+    def patience(self) -> float:
+        return 0.0 if self.opening.early else FIRST_PAYLOAD_WAIT
 
     def answer(self, error: Exception | None) -> bytes:
         if error is None:

@@ -16,8 +16,9 @@ import errno
 from collections.abc import Callable
 
 from tunnel.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address, pack, unpack
+from tunnel.aead import Sealer
 from tunnel.errors import HandshakeError, Truncated
-from tunnel.flow import EMPTY, Flow
+from tunnel.flow import EMPTY, Opening
 
 VERSION = 5
 NO_AUTHENTICATION, NO_ACCEPTABLE = 0x00, 0xFF
@@ -56,16 +57,17 @@ def reply_to(error: OSError) -> bytes:
     return reply(REPLY_TO_ERRNO.get(error.errno or 0, FAILURE))
 
 
-class SocksOpening(Flow):
-    """Reads greeting and request; calls `on_request(address, early)` once both are whole."""
+class SocksOpening(Opening):
+    """Reads greeting and request, and passes on the target, and what came after it, to `up`."""
 
-    __slots__ = ("_awaits", "_heard", "_on_request")
+    __slots__ = ("_awaits", "_heard", "_up", "early")
 
-    def __init__(self, on_request: Callable[[Address, bytes], None]) -> None:
+    def __init__(self, up: Sealer) -> None:
         super().__init__()
-        self._on_request = on_request
-        self._awaits: Callable[[], bytes | None] | None = self._greeting
+        self._up = up
+        self._awaits: Awaited | None = SocksOpening._greeting
         self._heard = b""
+        self.early = False  # the client did not wait for the reply, and has sent payload already
 
     def buffer_updated(self, n: int) -> memoryview:
         """Returns what to answer. Raises SocksError."""
@@ -73,7 +75,7 @@ class SocksOpening(Flow):
             self._heard += self._in[:n]
         answers = b""
         try:
-            while self._awaits and (answer := self._awaits()) is not None:
+            while self._awaits and (answer := self._awaits(self)) is not None:
                 answers += answer
         except SocksError as error:
             error.reply = answers + error.reply
@@ -97,7 +99,7 @@ class SocksOpening(Flow):
                 bytes([VERSION, NO_ACCEPTABLE]),
             )
         self._heard = heard[2 + heard[1] :]
-        self._awaits = self._request
+        self._awaits = SocksOpening._request
         return bytes([VERSION, NO_AUTHENTICATION])
 
     def _request(self) -> bytes | None:
@@ -115,8 +117,13 @@ class SocksOpening(Flow):
             raise SocksError(str(error), reply(FAILURE if known else ADDRESS_TYPE)) from None
         if parsed is None:
             return None
-        address, size = parsed
+        self.target, size = parsed
+        early = heard[3 + size :]
+        self.early = bool(early)
+        self._up.prepend(pack(self.target) + early)
         self._awaits = None
         self._heard = b""
-        self._on_request(address, heard[3 + size :])
         return b""
+
+
+Awaited = Callable[[SocksOpening], bytes | None]
