@@ -42,7 +42,7 @@ MODELS = {
         Model("iterative", "blocking", "UNP 30.4", "one client after the other", clients=1),
         Model("fork", "blocking", "UNP 30.5", "one child process for each client"),
         Model("thread", "blocking", "UNP 30.10", "two blocking threads for each client"),
-        Model("prefork", "blocking", "UNP 30.6", "a pool of children, all blocked in accept", pool=(4, 128)),
+        Model("prefork", "blocking", "UNP 30.6", "a pool of children, all blocked in accept", pool=(2, 128)),
         Model("select", "loop", "UNP 6.8", "one thread, non-blocking sockets, select"),
     )
 }

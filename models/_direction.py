@@ -7,7 +7,7 @@
                          v                  |
                      +-- pending: the source is not read, the destination is watched --+
 
-    source ended: what is pending goes first, then the FIN (shutdown), then `open` is False.
+    source ended: what is pending goes first, then `open` is False, and the owner passes the FIN on.
 
 Rules: never reads while something is pending. That is all the backpressure there is: memory is
 bounded by one buffer, and a peer that does not read stalls the one that writes.
@@ -64,11 +64,12 @@ class Direction:
                 self.open, self.broken, self.pending = False, True, view[:0]
                 return
         self.pending = view
-        if self.ended and not view:
-            self.open = False
-            self._finish()
+        self.open = bool(view) or not self.ended
 
-    def _finish(self) -> None:
+    def pass_on_fin(self, other: Direction) -> None:
+        """Once it is not open: the FIN, unless `other` has ended too, since then close sends it."""
+        if self.broken or not other.open:
+            return
         try:
             self.destination.shutdown(socket.SHUT_WR)
         except OSError:  # it has gone by itself (ENOTCONN); its own direction says how

@@ -169,8 +169,12 @@ def copy_by_poll(session: Session, accepted: socket.socket, dialled: socket.sock
             reading, writing = (up, down) if fd == accepted_fd else (down, up)
             if writing.pending and events & ~select.POLLIN:
                 writing.send(writing.pending)
+                if not writing.open:
+                    writing.pass_on_fin(reading)
             if reading.open and not reading.pending and events & ~select.POLLOUT:
                 reading.read()
+                if not reading.open:
+                    reading.pass_on_fin(writing)
             elif events & select.POLLERR:
                 raise failure_of(reading.source)
             elif events & select.POLLHUP:

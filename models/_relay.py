@@ -242,30 +242,32 @@ class Relay:
         self._loop.poller.on_readable(self._accepted.fileno(), self.on_accepted_readable)
         self._loop.poller.on_readable(self._dialled.fileno(), self.on_dialled_readable)
         self._up.send(first)
-        self._settle(self._up, self.on_accepted_readable, self.on_dialled_writable)
+        self._settle(self._up, self._down, self.on_accepted_readable, self.on_dialled_writable)
 
     # fig: four events
     @guarded
     def on_accepted_readable(self) -> None:
         self._up.read()
-        self._settle(self._up, self.on_accepted_readable, self.on_dialled_writable)
+        self._settle(self._up, self._down, self.on_accepted_readable, self.on_dialled_writable)
 
     @guarded
     def on_dialled_writable(self) -> None:
         self._up.send(self._up.pending)
-        self._settle(self._up, self.on_accepted_readable, self.on_dialled_writable)
+        self._settle(self._up, self._down, self.on_accepted_readable, self.on_dialled_writable)
 
     @guarded
     def on_dialled_readable(self) -> None:
         self._down.read()
-        self._settle(self._down, self.on_dialled_readable, self.on_accepted_writable)
+        self._settle(self._down, self._up, self.on_dialled_readable, self.on_accepted_writable)
 
     @guarded
     def on_accepted_writable(self) -> None:
         self._down.send(self._down.pending)
-        self._settle(self._down, self.on_dialled_readable, self.on_accepted_writable)
+        self._settle(self._down, self._up, self.on_dialled_readable, self.on_accepted_writable)
 
-    def _settle(self, direction: Direction, on_readable: Callback, on_writable: Callback) -> None:
+    def _settle(
+        self, direction: Direction, other: Direction, on_readable: Callback, on_writable: Callback
+    ) -> None:
         """Watches what the direction waits for now: room at its destination, else its source."""
         full = bool(direction.pending)
         if full != direction.blocked or not direction.open:
@@ -275,7 +277,9 @@ class Relay:
             self._loop.poller.on_writable(direction.destination.fileno(), on_writable if full else None)
         if not full:
             direction.flow.release()
-            if not self._up.open and not self._down.open:
+        if not direction.open:
+            direction.pass_on_fin(other)
+            if not other.open:
                 self._finish()
         # end fig
 
