@@ -216,6 +216,7 @@ class Pair:
     def __init__(self, accepted: socket.socket, dialled: socket.socket, idle: float) -> None:
         self.sockets = (accepted, dialled)
         self.moves = 0  # system calls that moved bytes, either way; what the idle timer compares
+        self.sending: set[socket.socket] = set()  # those that a thread may be blocked on in send
         self.failures: list[Exception] = []
         for sock in self.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(idle))
@@ -229,8 +230,9 @@ class Pair:
         # fig: copy by threads
         while n := self.receive(source, flow.get_buffer()):
             self.send_all(destination, flow.buffer_updated(n))
-        self.send_all(destination, flow.eof())
-        destination.shutdown(socket.SHUT_WR)
+        if not self.failures:
+            self.send_all(destination, flow.eof())
+            destination.shutdown(socket.SHUT_WR)
         # end fig
 
     def receive(self, source: socket.socket, buffer: memoryview) -> int:
@@ -247,6 +249,7 @@ class Pair:
 
     def send_all(self, destination: socket.socket, view: memoryview) -> None:
         """sendall that keeps count: on a timeout the socket module's own forgets what it sent."""
+        self.sending.add(destination)
         while view:
             moves = self.moves
             try:
@@ -256,34 +259,41 @@ class Pair:
                 self.check_idle(moves)
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise DestinationGone(error.errno, error.strerror) from None
+        self.sending.discard(destination)
 
     def check_idle(self, moves: int) -> None:
-        if self.moves == moves:
+        if self.moves == moves or self.failures:
             raise TimeoutError("nothing moved within the idle time")
 
     def run(self, step: Callable[..., None], *args: object) -> None:
         """One thread's work. A failure ends both directions, except that of a destination which
         has gone: what it sent before is still on its way through the other direction."""
-        if self.failures:
-            return
         try:
             step(*args)
         except DestinationGone as error:
             self.failures.append(error)
         except (ProtocolError, OSError) as error:
             self.failures.append(error)
-            for sock in self.sockets:
-                wake(sock)
+            self.wake()
+
+    def wake(self) -> None:
+        """Makes the other thread's recv or send return, without a FIN: what was cut off must not
+        look whole. A blocked send ends only by SHUT_WR, but the FIN waits behind all that the full
+        send buffer holds, and `abort` throws both away."""
+        for sock in self.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(0.001))
+            shut(sock, socket.SHUT_RD)
+        for sock in list(self.sending):
+            shut(sock, socket.SHUT_WR)
 
 
 class DestinationGone(ConnectionResetError):
     """The side that we were sending to is no longer there."""
 
 
-def wake(sock: socket.socket) -> None:
-    """Makes a recv or send that blocks on this socket return, in whichever thread."""
+def shut(sock: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):  # not connected any more: then nothing blocks on it
-        sock.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(how)
 
 
 def send_all(sock: socket.socket, view: memoryview) -> None:
