@@ -39,9 +39,7 @@ QUICK_ROUNDS, QUICK_DURATION = 3, 0.3
 class CommandParser(Parser):
     """A command's parser: says itself what it does not know, since it knows what was meant."""
 
-    def parse_known_args(
-        self, args: Any = None, namespace: Any = None
-    ) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

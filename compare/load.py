@@ -227,6 +227,12 @@ class Load:
                 connection.close()
         return {}
 
+    def drop(self) -> None:
+        """Closes all connections as they are: the server must not wait for us before it ends."""
+        for connection in [*self._held, *([self._connection] if self._connection else [])]:
+            connection.close()
+        self._held, self._connection = [], None
+
     def _window(self, scenario: str, duration: float, rate: float) -> dict[str, Any]:
         work = self._works[scenario]
         if scenario.startswith("bulk"):
@@ -309,6 +315,8 @@ def main() -> None:
                 answer = getattr(load, do)(**order)
         except Failed as failure:
             answer = {"error": str(failure)}
+            if load is not None:
+                load.drop()
         print(json.dumps(answer), flush=True)
 
 

@@ -1,0 +1,100 @@
+"""A real run, made once; and the means to find what a run left behind.
+
+Every `compare` that a test starts carries a MARK of its own in its environment, which all that it
+starts inherits. Whoever still carries it afterwards has been left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from compare import schema
+from compare.interrupt import Interrupt
+
+MARK = "COMPARE_TEST"
+PATIENCE = 60.0  # seconds; far more than anything here takes
+
+
+class Command:
+    """The `compare` command, marked."""
+
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+
+    def environment(self, **changes: str) -> Mapping[str, str]:
+        return {**os.environ, MARK: self.mark, **changes}
+
+    def run(self, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "compare", *words],
+            env=self.environment(**changes),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def left_behind(self) -> list[str]:
+        """Command lines of the processes that carry this mark. A killed one may need a moment to go."""
+        deadline = time.monotonic() + 2
+        while (found := self.running()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
+    def running(self) -> list[str]:
+        """Those that carry it at this moment."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def command() -> Iterator[Command]:
+    """`compare`, and the check that it left nothing running."""
+    made = Command()
+    yield made
+    assert made.left_behind() == []
+
+
+class Finished:
+    """A run that ended by itself."""
+
+    def __init__(self, folder: Path, done: subprocess.CompletedProcess[str], left: list[str]) -> None:
+        self.folder = folder
+        self.done = done
+        self.left = left
+
+    @property
+    def result(self) -> schema.Result:
+        return schema.load((self.folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two models, every scenario, two rounds, as short as can be."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    started = Command()
+    models = ["--models", "iterative,fork", "--no-peers"]
+    length = ["--rounds", "2", "--duration", "0.05", "--seed", "7"]
+    done = started.run("run", *models, *length, "--out", str(folder))
+    return Finished(folder, done, started.left_behind())
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Interrupt]:
+    made = Interrupt()
+    yield made
+    made.close()

@@ -1,0 +1,200 @@
+"""`compare run` from end to end: real servers, real load, real files."""
+
+from __future__ import annotations
+
+import html.parser
+import itertools
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from compare import bench, schema
+from compare.analysis import HEADLINES, METRICS, Analysis
+from compare.interrupt import Interrupt
+from compare.plan import SCENARIOS
+from compare.run import run
+from compare.schema import Result, Settings
+from compare.servers import AEAD, DIRECT, ROWS
+from tests.compare.conftest import Command, Finished
+
+METHODS = ("aes-128-gcm", "chacha20-ietf-poly1305")
+
+
+def test_it_ends_well_and_leaves_nothing(finished: Finished) -> None:
+    assert finished.done.returncode == 0, finished.done.stderr
+    assert finished.done.stderr == ""  # no terminal: no progress
+    assert finished.left == []
+    assert {path.name for path in finished.folder.iterdir()} == {"result.json", "report.md", "report.html"}
+
+
+def test_every_sample_is_there_and_valid(finished: Finished) -> None:
+    result = finished.result
+    assert result.complete
+    taken = {(sample.row, sample.scenario, sample.round) for sample in result.samples}
+    wanted = set(itertools.product(("iterative", "fork"), SCENARIOS, (1, 2)))
+    assert wanted < taken
+    assert len(result.samples) == len(taken) == result.planned
+    assert [sample.invalid for sample in result.samples if sample.invalid] == []
+
+
+def test_every_figure_is_there_and_can_be(finished: Finished) -> None:
+    analysis = Analysis(finished.result)
+    for metric, row in itertools.product(METRICS.values(), ("iterative", "fork")):
+        found = analysis.estimate(metric.key, row)
+        if row == "iterative" and metric.key in ("pss_open", "pss_each"):
+            assert found is None  # one client at a time
+            continue
+        assert found, (metric.key, row)
+        assert found.low <= found.value <= found.high
+        assert found.value > 0 or metric.key.endswith(("user", "system"))
+    for metric in HEADLINES:
+        found = analysis.estimate(metric.key, "iterative")
+        assert found
+        assert found.value < {"CPU-s/GB": 20, "us/connection": 20_000, "us/request": 5_000}[metric.unit]
+
+
+def test_fork_pays_for_its_forks(finished: Finished) -> None:
+    """The CPU of children that have ended is in the figures, or fork would be the cheapest of all."""
+    analysis = Analysis(finished.result)
+    fork, iterative = (analysis.estimate("connection_cpu", row) for row in ("fork", "iterative"))
+    assert fork
+    assert iterative
+    assert fork.value > 2 * iterative.value
+
+
+def test_user_and_system_add_up(finished: Finished) -> None:
+    for sample in finished.result.samples:
+        if "user" in sample.figures:
+            assert sample.figures["user"] + sample.figures["system"] == pytest.approx(sample.figures["cpu"])
+
+
+def test_latencies_are_counted(finished: Finished) -> None:
+    for sample in finished.result.samples:
+        if sample.scenario in ("ping-pong", "connections"):
+            assert sum(count for _, count in sample.latency_us) == sample.figures["count"] > 0
+
+
+def test_environment_says_where_it_was(finished: Finished) -> None:
+    environment = finished.result.environment
+    for name in ("kernel", "cpu", "cores", "governor", "python", "cryptography", "openssl_of_cryptography"):
+        assert environment[name]
+    assert environment["sysctl"]["net.core.somaxconn"].isdigit()
+    assert environment["command"][:2] == ["compare", "run"]
+
+
+def test_report_on_the_terminal(finished: Finished) -> None:
+    text = finished.done.stdout
+    assert text.startswith(("Over all", "For bulk"))
+    for row in ("iterative", "fork", DIRECT, AEAD):
+        assert re.search(rf"^{row} +\S", text, re.MULTILINE)
+    assert str(finished.folder) in text
+
+
+def test_report_in_markdown(finished: Finished) -> None:
+    text = (finished.folder / "report.md").read_text()
+    for row in ("iterative", "fork"):
+        assert re.search(rf"^\| {row} +\|.*\d", text, re.MULTILINE)
+    assert "## Environment" in text
+
+
+class Outline(html.parser.HTMLParser):
+    """The elements of a page, and whether they are nested as they should be."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def count(self, tag: str) -> int:
+        return sum(seen == tag for seen, _ in self.seen)
+
+
+def test_report_in_html_is_one_file(finished: Finished) -> None:
+    text = (finished.folder / "report.html").read_text()
+    outline = Outline(text)
+    assert outline.open == []
+    assert len(text) < 2_000_000
+    assert outline.count("script") == outline.count("img") == outline.count("iframe") == 0
+    links = [attrs.get("href") or attrs.get("src") for _, attrs in outline.seen]
+    assert {link for link in links if link} == {"data:,", "result.json"}
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_report_in_html_has_its_plots_twice_with_words_and_numbers(finished: Finished) -> None:
+    outline = Outline((finished.folder / "report.html").read_text())
+    drawings = [attrs for tag, attrs in outline.seen if tag == "svg"]
+    assert len(drawings) == 2 * 5
+    assert all(
+        drawing.get("role") == "img" and len(drawing.get("aria-label") or "") > 20 for drawing in drawings
+    )
+    assert outline.count("details") >= 5
+    named = [attrs["id"] for _, attrs in outline.seen if "id" in attrs]
+    assert len(named) == len(set(named))
+
+
+def test_report_in_html_quotes_the_source(finished: Finished) -> None:
+    text = (finished.folder / "report.html").read_text()
+    assert "while accepted := server.accept():" in text
+    assert "# fig:" not in text
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(["bulk-up", "bulk-down", "connections"], 1, 0.05, 1, "aes-256-gcm")
+
+
+def run_against(
+    way: str, settings: Settings, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> Result:
+    monkeypatch.setattr(bench, "TARGET", (sys.executable, "-m", "tests.compare.corrupting_target", way))
+    return run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+
+
+def test_a_wrong_byte_down_is_invalid(
+    settings: Settings, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_against("down", settings, interrupt, monkeypatch)
+    reasons = {(s.row, s.scenario): s.invalid for s in result.samples}
+    for row in ("iterative", DIRECT):
+        assert re.match(r"wrong byte down, at 5000 of", reasons[row, "bulk-down"] or "")
+        assert reasons[row, "bulk-up"] is None
+    analysis = Analysis(result)
+    assert analysis.estimate("down_cpu", "iterative") is None
+    assert analysis.estimate("up_cpu", "iterative") is not None
+
+
+def test_a_wrong_byte_up_is_invalid(
+    settings: Settings, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_against("up", settings, interrupt, monkeypatch)
+    reasons = {(s.row, s.scenario): s.invalid for s in result.samples}
+    assert re.match(r"wrong byte up, at \d+", reasons["iterative", "bulk-up"] or "")
+    assert re.match(r"wrong byte up, at 39", reasons["iterative", "connections"] or "")
+    assert reasons["iterative", "bulk-down"] is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods(method: str, command: Command, tmp_path: Path) -> None:
+    what = ["--models", "select", "--no-peers", "--scenarios", "bulk-down", "--method", method]
+    done = command.run("run", *what, "--rounds", "1", "--duration", "0.05", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = schema.load((tmp_path / "result.json").read_text())
+    assert [sample.invalid for sample in result.samples] == [None] * 3
+    assert result.settings.method == method
