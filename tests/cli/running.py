@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -86,15 +86,19 @@ class Running:
     """A server that listens. Use it as a context; `end` tells how it ended and what it had printed."""
 
     def __init__(
-        self, *words: str, given: bytes = b"", prefix: Sequence[str] = (), listen: bool = True
+        self,
+        *words: str,
+        given: bytes = b"",
+        listen: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         place = ("--listen", "127.0.0.1:0") if listen else ()
         self._process = subprocess.Popen(
-            command(*words, *place, prefix=prefix),
+            command(*words, *place),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=environment() | dict(env or {}),
         )
         assert self._process.stdin
         assert self._process.stderr

@@ -1,0 +1,486 @@
+"""The rules of the house (docs/architecture.md), read from the imports and from a server that runs.
+
+A rule that nobody checks is a wish. Each test here names one rule; where it fails, its message names
+the file and the line to change.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from models import MODELS, Model
+from tests.cli.running import Running, Sealed, echo, environment, private
+from tunnel.address import Address
+from tunnel.config import DEFAULT_MODEL, format_uri
+
+ROOT = Path(__file__).parent.parent
+CORE = ("errors", "keys", "aead", "flow", "buffers", "address", "socks", "session", "judge")
+NO_IO = {
+    "socket",
+    "select",
+    "selectors",
+    "threading",
+    "_thread",
+    "multiprocessing",
+    "asyncio",
+    "ssl",
+    "subprocess",
+}
+COMMAND_LINE = {"tunnel/cli.py", "tunnel/start.py"}  # they look a model up by name
+PASSWORD = "correct horse"
+# What no server needs: plots, tables, command lines' helpers, the instrument, and what makes forks dear.
+DEAR = {
+    *(
+        "threading",
+        "logging",
+        "asyncio",
+        "multiprocessing",
+        "concurrent",
+        "ssl",
+        "ctypes",
+        "unittest",
+        "email",
+    ),
+    *("psutil", "tabulate", "vl_convert", "shtab", "hypothesis", "pytest", "compare", "tests"),
+}
+CODE_LINES = 80  # of a model file: one screen and a half
+FIGURE, END = re.compile(r"\s*# fig: (?P<name>\S.*)"), re.compile(r"\s*# end fig")
+
+
+class Import(NamedTuple):
+    """One imported thing: `from models import fork` is `models.fork`."""
+
+    module: str
+    line: int
+
+    @property
+    def package(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found, f"{package} has no files: this test looks in the wrong place"
+    return found
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path, type_checking: bool = False) -> Iterator[Import]:
+    """What a file imports, in functions as well; under TYPE_CHECKING only on request."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not type_checking
+        for branch in node.body
+        for inner in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = path.relative_to(ROOT).parts[: -node.level]
+                base = ".".join([*package, *filter(None, [base])])
+            yield from (Import(f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def broken(path: Path, found: Import) -> str:
+    return f"{name_of(path)}:{found.line} imports {found.module}"
+
+
+def module_files(package: str) -> set[str]:
+    return {path.stem for path in sources(package) if path.stem != "__init__"}
+
+
+# Rule 1: the core does no I/O
+
+
+def test_the_core_imports_no_socket_no_clock_and_no_thread() -> None:
+    core = [ROOT / "tunnel" / f"{name}.py" for name in CORE]
+    assert [
+        broken(path, found) for path in core for found in imports(path) if found.package in NO_IO | {"time"}
+    ] == []
+
+
+def test_the_core_imports_nothing_of_this_package_but_the_core() -> None:
+    """Or it would do its I/O through a friend."""
+    wrong = [
+        broken(path, found)
+        for name in CORE
+        for path in [ROOT / "tunnel" / f"{name}.py"]
+        for found in imports(path, type_checking=True)
+        if found.package in ("models", "compare", "tests")
+        or (found.package == "tunnel" and found.module.split(".")[1] not in CORE)
+    ]
+    assert wrong == []
+
+
+def test_importing_the_core_loads_no_socket_and_no_thread() -> None:
+    """Neither itself nor through what it imports from elsewhere."""
+    ask = "import sys, tunnel.session, tunnel.judge; print(*sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {ask}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    loaded = set(ended.stdout.split())
+    assert "tunnel.session" in loaded
+    assert loaded & {"socket", "select", "threading", "multiprocessing", "asyncio"} == set()
+
+
+# Rule 2: who imports whom
+
+
+def test_tunnel_never_imports_a_model_but_for_the_command_line() -> None:
+    wrong = [
+        broken(path, found)
+        for path in sources("tunnel")
+        for found in imports(path)
+        if found.package == "models" and name_of(path) not in COMMAND_LINE
+    ]
+    assert wrong == []
+
+
+def test_the_command_line_imports_no_model_by_name() -> None:
+    wrong = [
+        broken(path, found)
+        for path in sources("tunnel")
+        for found in imports(path)
+        if found.package == "models" and found.module.split(".")[1].replace("_", "-") in MODELS
+    ]
+    assert wrong == []
+
+
+def test_a_model_imports_shared_parts_and_never_another_model() -> None:
+    wrong = [
+        broken(path, found)
+        for path in sources("models")
+        for found in imports(path, type_checking=True)
+        if found.package == "models" and not found.module.split(".")[1].startswith("_")
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ["tunnel", "models"])
+def test_what_serves_imports_nothing_of_the_instrument_or_the_tests(package: str) -> None:
+    wrong = [
+        broken(path, found)
+        for path in sources(package)
+        for found in imports(path, type_checking=True)
+        if found.package in ("compare", "tests", "tabulate", "psutil", "vl_convert")
+    ]
+    assert wrong == []
+
+
+def test_importing_the_registry_imports_no_model() -> None:
+    ask = "import sys, models; print(*[name for name in sys.modules if name.startswith('models')])"
+    ended = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert ended.stdout.split() == ["models"]
+
+
+# Rule 3: the instrument knows servers as a user does
+
+
+def test_compare_imports_no_model_and_nothing_of_the_core() -> None:
+    """The registry is a list of names and may be read; everything else goes through processes."""
+    files = module_files("models")
+    wrong = [
+        broken(path, found)
+        for path in sources("compare")
+        for found in imports(path, type_checking=True)
+        if (found.package == "models" and found.module.split(".")[1] in files) or found.module == "importlib"
+    ]
+    assert wrong == []
+
+
+# Rule 4: a server imports only what it serves with
+
+
+WATCH = """
+import os, sys
+
+class Watch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        os.write(2, f"imported {name}\\n".encode())
+
+sys.meta_path.insert(0, Watch)
+"""
+
+
+def imported_while_serving(model: str, command: str, tmp_path: Path) -> set[str]:
+    """Every module that any of a server's processes imported: at start, for a client, for a prober."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)  # Python runs it first, if it is on the path
+    watch = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    password = private(tmp_path / "password", PASSWORD)
+    words = ("--model", model, "--log-level", "debug")
+    with echo() as port, Running("serve", *words, "--password-file", password, env=watch) as server:
+        subject = server
+        if command == "forward":
+            uri = format_uri(server.method, PASSWORD, Address(server.host, server.port))
+            place = f"127.0.0.1:{port}"
+            subject = Running(
+                "forward", *words, "--server", "-", "--target", place, given=uri.encode(), env=watch
+            )
+            with subject:
+                with subject.connect() as sock:
+                    sock.sendall(b"hello")
+                    assert sock.recv(5) == b"hello"
+                ended = subject.end()
+        else:
+            client = Sealed(server, PASSWORD, port)
+            client.send(b"hello")
+            assert client.socket.recv(1)
+            client.socket.close()
+            with server.connect() as prober:
+                prober.sendall(bytes(100))
+                server.lines_until("handshake failed")
+            ended = server.end()
+    return set(re.findall(r"^imported ([\w.]+)$", ended.err, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", ["serve", "forward"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_running_server_has_imported_only_what_it_serves_with(
+    model: str, command: str, tmp_path: Path
+) -> None:
+    loaded = imported_while_serving(model, command, tmp_path)
+    own_file = ROOT / "models" / f"{model.replace('-', '_')}.py"
+    own = {found.package for found in imports(own_file)}
+    assert f"models.{own_file.stem}" in loaded, "the import log was not understood"
+    assert {name for name in loaded if name.partition(".")[0] in DEAR - own} == set()
+    others = {f"models.{name.replace('-', '_')}" for name in MODELS} - {f"models.{own_file.stem}"}
+    assert loaded & others == set()
+
+
+# Rule 5: one scoreboard
+
+
+def test_models_share_memory_through_the_scoreboard_alone() -> None:
+    wrong = [
+        broken(path, found)
+        for path in sources("models")
+        for found in imports(path)
+        if found.package in ("mmap", "ctypes", "multiprocessing") and path.stem != "_scoreboard"
+    ]
+    assert wrong == []
+
+
+# The registry
+
+
+def test_every_model_has_its_file_and_every_file_its_model() -> None:
+    files = {stem for stem in module_files("models") if not stem.startswith("_")}
+    assert files == {name.replace("-", "_") for name in MODELS}
+    assert DEFAULT_MODEL in MODELS
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_registry_line_says_what_a_reader_needs(model: Model) -> None:
+    assert re.fullmatch(r"[a-z][a-z0-9-]*", model.name)
+    assert re.search(r"UNP \d+\.\d+", model.source)
+    assert model.summary
+    assert len(model.summary) <= 60
+    assert not model.summary.endswith(".")
+    if model.pool is not None:
+        least, most = model.pool
+        assert 1 <= least <= most
+    assert callable(model.load())
+
+
+# A model file
+
+EVERY_MODEL_FILE = pytest.mark.parametrize(
+    "path", [ROOT / "models" / f"{name.replace('-', '_')}.py" for name in MODELS], ids=MODELS
+)
+
+
+def code_lines(source: str) -> set[int]:
+    """The lines that hold code: no docstring, no comment, no blank."""
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, described) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            docstrings.update(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
+    layout = (
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    )
+    code: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in layout:
+            code.update(range(token.start[0], token.end[0] + 1))
+    return code - docstrings
+
+
+def test_lines_of_code_are_counted_as_a_reader_would() -> None:
+    source = (
+        '"""Doc.\n\nMore.\n"""\n\nimport os  # why\n\n\n# note\n'
+        'def f():\n    """Doc."""\n    return """\n    text\n"""\n'
+    )
+    assert code_lines(source) == {6, 10, 12, 13, 14}
+
+
+@EVERY_MODEL_FILE
+def test_a_model_is_at_most_eighty_lines_of_code(path: Path) -> None:
+    assert len(code_lines(path.read_text())) <= CODE_LINES
+
+
+@EVERY_MODEL_FILE
+def test_a_model_opens_with_its_diagram_its_source_and_when_to_use_it(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    title, blank, *_ = docstring.splitlines()
+    name = path.stem.replace("_", "-")
+    assert title.lower().startswith(f"{name}: "), "the title begins with the model's name"
+    assert title.endswith(".")
+    assert blank == ""
+    places = [
+        docstring.find(f"\n{words}") for words in ("UNP ", "Differs from", "Good when: ", "Breaks when: ")
+    ]
+    assert -1 not in places, "a line begins with each of: UNP, Differs from, Good when:, Breaks when:"
+    assert places == sorted(places)
+    drawn = [line for line in docstring[: places[0]].splitlines() if re.search(r"--|==|[|+`<>]", line)]
+    assert len(drawn) >= 3, "no diagram above the UNP section"
+    assert re.search(r"-->|==>|->|<--|<==|\^|v", "\n".join(drawn)), "a diagram shows what goes where"
+
+
+@EVERY_MODEL_FILE
+def test_a_model_names_the_section_that_the_registry_names(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert MODELS[path.stem.replace("_", "-")].source in docstring
+
+
+@EVERY_MODEL_FILE
+def test_a_model_exports_serve(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    (serve,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "serve"]
+    assert [argument.arg for argument in serve.args.args] == ["server"]
+
+
+@EVERY_MODEL_FILE
+def test_a_model_has_a_figure_to_quote(path: Path) -> None:
+    assert FIGURE.search(path.read_text())
+
+
+def figures(source: str) -> Iterator[tuple[str, int]]:
+    """The names of the figures and how many lines of code each has. Raises ValueError where unbalanced."""
+    opened: tuple[str, int] | None = None
+    code = code_lines(source)
+    for number, line in enumerate(source.splitlines(), 1):
+        if match := FIGURE.fullmatch(line):
+            if opened:
+                raise ValueError(f"line {number}: a figure within the figure of line {opened[1]}")
+            opened = match["name"], number
+        elif END.fullmatch(line):
+            if not opened:
+                raise ValueError(f"line {number}: no figure is open")
+            yield opened[0], len([at for at in code if opened[1] < at < number])
+            opened = None
+        elif re.match(r"\s*#\s*(end\s*)?fig\b", line):
+            raise ValueError(f"line {number}: expected `# fig: NAME` or `# end fig`")
+    if opened:
+        raise ValueError(f"line {opened[1]}: this figure has no end")
+
+
+@pytest.mark.parametrize("path", [*sources("models"), *sources("tunnel")], ids=name_of)
+def test_figure_markers_are_balanced_and_named_once(path: Path) -> None:
+    found = list(figures(path.read_text()))
+    names = [name for name, _ in found]
+    assert len(names) == len(set(names))
+    assert all(lines > 0 for _, lines in found), "a figure without code"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "# fig: a\nx = 1\n",
+        "# end fig\n",
+        "# fig: a\n# fig: b\nx = 1\n# end fig\n# end fig\n",
+        "# fig:\nx = 1\n# end fig\n",
+        "# fig: a\nx = 1\n# end  figure\n",
+    ],
+)
+def test_unbalanced_markers_are_seen(source: str) -> None:
+    with pytest.raises(ValueError, match="line"):
+        list(figures(source))
+
+
+# The repository
+
+
+@pytest.mark.parametrize("package", ["tunnel", "models", "compare"])
+def test_every_file_says_first_what_it_is(package: str) -> None:
+    silent = [
+        name_of(path)
+        for path in sources(package)
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+def files_of_the_repository() -> list[Path]:
+    """What git tracks; in a copy without git, everything but hidden and built directories."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode == 0 and listed.stdout:
+        return [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    built = {"build", "dist", "results", "__pycache__"}
+    return [
+        path
+        for path in ROOT.rglob("*")
+        if not any(part.startswith(".") or part in built for part in path.relative_to(ROOT).parts)
+    ]
+
+
+# In two parts each, or this file would be the first to break its own rule.
+MACHINE = [
+    r"(?<![\w.~-])/" + r"work/(?:main|shared|\.)",
+    r"/tmp/" + r"lab\b",
+    r"\bfarm" + r"-[a-z0-9]",
+    r"/home/" + r"(?!USER|user\b|you\b)[a-z]\w*/",
+    r"/root/" + r"\.\w",
+]
+
+
+def test_no_file_names_the_machine_that_it_was_written_on() -> None:
+    pattern = re.compile("|".join(MACHINE))
+    wrong = []
+    for path in files_of_the_repository():
+        if not path.is_file():
+            continue
+        text = path.read_bytes().decode("utf-8", "replace")
+        wrong += [
+            f"{name_of(path)}:{number}: {line.strip()[:80]}"
+            for number, line in enumerate(text.splitlines(), 1)
+            if pattern.search(line)
+        ]
+    assert wrong == []
