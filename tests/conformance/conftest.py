@@ -21,6 +21,7 @@ from tests.harness.marks import SLOW, leave_out_slow
 from tests.harness.rig import LOCAL, SERVE, Rig
 
 MakeRig = Callable[..., Rig]
+WORKERS = 8  # in models that have a pool, unless a check says otherwise; 0: the model's own choice
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "model" in metafunc.fixturenames:
         names = list(MODELS)
         if metafunc.definition.get_closest_marker("pools"):
-            names = [name for name in names if MODELS[name].pool > 1]
+            names = [name for name in names if MODELS[name].pool]
         metafunc.parametrize("model", names, scope="session")
     if "end" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("ends")
@@ -56,6 +57,11 @@ def _enough_clients(request: pytest.FixtureRequest) -> None:
             pytest.skip(f"{name} serves one client at a time (Model.clients == 1): this check needs two at once")
 
 
+def pool_of(model: str, workers: int) -> list[str]:
+    """The flag for a pool of a fixed size, so that what it holds can be compared; none for other models."""
+    return ["--workers", str(workers)] if MODELS[model].pool else []
+
+
 class Shared:
     """The server that checks share: one at a time, started anew if a check has hurt it."""
 
@@ -67,7 +73,7 @@ class Shared:
     def get(self, model: str, end: str) -> Rig:
         if self._rig is None or self._key != (model, end) or not self._rig.tunnel.running:
             self.drop()
-            self._rig = Rig(self._directory, model, end)
+            self._rig = Rig(self._directory, model, end, *pool_of(model, WORKERS))
             self._key = (model, end)
             self._rig.warm_up()
         return self._rig
@@ -102,8 +108,11 @@ def rig(model: str, end: str, shared: Shared) -> Iterator[Rig]:
 def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
-    def make(model: str, end: str, *arguments: str, warm: bool = True, **options: object) -> Rig:
-        rig = Rig(tmp_path, model, end, *arguments, **options)  # type: ignore[arg-type]
+    def make(
+        model: str, end: str, *arguments: str, warm: bool = True, workers: int = WORKERS, **options: object
+    ) -> Rig:
+        pool = pool_of(model, workers) if workers else []
+        rig = Rig(tmp_path, model, end, *pool, *arguments, **options)  # type: ignore[arg-type]
         made.append(rig)
         if warm:
             rig.warm_up()

@@ -94,6 +94,13 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """To the process and all that it started."""
+        os.killpg(self.pid, number)
+
     def wait(self, within: float) -> int:
         """The exit code, as subprocess gives it; fails if it does not come in time."""
         try:

@@ -50,6 +50,7 @@ class Rig:
         listeners: int = 0,
         far_host: str = "127.0.0.1",
         far_buffer: int = 0,
+        server: Place | None = None,
         resolves: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -67,7 +68,8 @@ class Rig:
         settings = dict(config or {})
         words = list(arguments)
         if end != SERVE:
-            settings |= {"server": self.far_place.host, "server_port": self.far_place.port}
+            host, port = server or self.far_place
+            settings |= {"server": host, "server_port": port}
         if end == FORWARD:
             words += ["--target", f"{NAMED[0]}:{NAMED[1]}"]
         try:
@@ -114,10 +116,13 @@ class Rig:
             self._opened.pop().close()
 
     # the two ends
+    def unconnected(self, place: Place | None = None) -> socket.socket:
+        return socket.socket(socket.AF_INET6 if ":" in (place or self.place).host else socket.AF_INET)
+
     def connect(self, receive_buffer: int = 0, place: Place | None = None) -> socket.socket:
         """A connection to the server under test, and no byte yet."""
         place = place or self.place
-        sock = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET)
+        sock = self.unconnected(place)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(PATIENCE)
@@ -246,7 +251,8 @@ class Rig:
         before = cpu_seconds(self.pid)
         time.sleep(window)
         used = cpu_seconds(self.pid) - before
-        assert used < IDLE_CPU + 0.1 * window, f"{self.model} {self.end} used {used:.2f} s of CPU in {window:g} idle s"
+        said = f"{self.model} {self.end} used {used:.2f} s of CPU in {window:g} idle s"
+        assert used < IDLE_CPU + 0.1 * window, said
 
     def is_healthy(self) -> None:
         """After every check: serves, holds what it held, idles, and has not stumbled."""

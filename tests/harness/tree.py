@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -59,6 +60,15 @@ def holdings(pid: int) -> Holdings:
         except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
             continue
     return Holdings(processes, threads, descriptors, zombies)
+
+
+def most_descriptors(pid: int) -> int:
+    """Of the process in the tree that has the most."""
+    most = 0
+    for process in members(pid):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            most = max(most, process.num_fds())
+    return most
 
 
 def cpu_seconds(pid: int) -> float:

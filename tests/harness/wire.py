@@ -75,11 +75,9 @@ class Seal:
         self._salt_unsent = self.salt
 
     def seal(self, plain: bytes | memoryview) -> bytes:
-        parts = [self._salt_unsent]
-        self._salt_unsent = b""
-        for start in range(0, len(plain), LARGEST_RECORD):
-            parts.append(self.record(bytes(plain[start : start + LARGEST_RECORD])))
-        return b"".join(parts)
+        salt, self._salt_unsent = self._salt_unsent, b""
+        starts = range(0, len(plain), LARGEST_RECORD)
+        return salt + b"".join(self.record(bytes(plain[start : start + LARGEST_RECORD])) for start in starts)
 
     def record(self, payload: bytes, length: int | None = None) -> bytes:
         """One record, whose length field may lie."""

@@ -1,0 +1,54 @@
+"""Addresses that do not serve: closed, or silent."""
+
+from __future__ import annotations
+
+import socket
+
+from tests.harness.process import Place
+
+
+def closed_place() -> Place:
+    """A port where nobody listens."""
+    return free_place("127.0.0.1")
+
+
+def free_place(*hosts: str) -> Place:
+    """The first host and a port that is free on all of them at this moment."""
+    for _ in range(20):
+        with socket.socket() as first:
+            first.bind((hosts[0], 0))
+            port = first.getsockname()[1]
+            try:
+                for host in hosts[1:]:
+                    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
+                        other.bind((host, port))
+            except OSError:
+                continue
+            return Place(hosts[0], port)
+    raise AssertionError("no port is free on all hosts")
+
+
+class BlackHole:
+    """Where a connection is neither made nor refused: a listener whose queue is full."""
+
+    def __init__(self) -> None:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        self._sockets = [listener]
+        self.place = Place(*listener.getsockname())
+
+    def __enter__(self) -> Place:
+        for _ in range(8):
+            sock = socket.socket()
+            self._sockets.append(sock)
+            sock.settimeout(0.1)
+            try:
+                sock.connect(self.place)
+            except TimeoutError:
+                return self.place
+        raise AssertionError("the queue of a listener does not fill up")
+
+    def __exit__(self, *_: object) -> None:
+        for sock in self._sockets:
+            sock.close()

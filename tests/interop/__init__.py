@@ -1,0 +1,1 @@
+"""Against other implementations, as their users run them."""
