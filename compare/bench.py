@@ -52,10 +52,6 @@ class Cores(NamedTuple):
         return cls((first,), (second,), (third,))
 
     @property
-    def used(self) -> int:
-        return len({*self.server, *self.generator, *self.target})
-
-    @property
     def apart(self) -> bool:
         return self.server != self.generator
 

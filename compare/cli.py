@@ -20,17 +20,16 @@ from typing import Any, NoReturn
 
 from compare import report, schema
 from compare.analysis import Analysis
-from compare.bench import BenchFailed
 from compare.interrupt import Interrupt
 from compare.plan import SCENARIOS
-from compare.run import chosen_rows, run
+from compare.run import INTERRUPTED, chosen_rows, run
 from compare.servers import AEAD, DIRECT, LIBEV, ss_server
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
 from tunnel.keys import DEFAULT_METHOD, METHODS
 
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 ROUNDS, DURATION = 5, 2.0
 QUICK_ROUNDS, QUICK_DURATION = 3, 0.3
@@ -161,9 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return os.EX_OK
     try:
         return measure(arguments)
-    except BenchFailed as error:
-        print(f"compare run: {error}", file=sys.stderr)
-        return os.EX_SOFTWARE
     except BrokenPipeError:  # `compare run | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return os.EX_OK
@@ -191,12 +187,12 @@ def measure(arguments: argparse.Namespace) -> int:
     interrupt = Interrupt()
     interrupt.install()
     result = run(chosen_rows(arguments.models, peers, baselines), settings, interrupt)
-    if not result.samples:
-        print("compare run: interrupted before anything was measured", file=sys.stderr)
-        return INTERRUPTED
-    write(result, folder)
-    if not result.complete:
-        return INTERRUPTED
+    if result.samples:
+        write(result, folder)
+    if result.stopped:
+        before = "" if result.samples else " before anything was measured"
+        print(f"compare run: {result.stopped}{before}", file=sys.stderr)
+        return EX_INTERRUPTED if result.stopped == INTERRUPTED else os.EX_SOFTWARE
     return os.EX_OK if any(not sample.invalid for sample in result.samples) else os.EX_UNAVAILABLE
 
 

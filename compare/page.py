@@ -93,10 +93,15 @@ def table(made: Table, label: str) -> str:
         f'<th scope="col">{esc(heading).replace(chr(10), "<br>")}</th>' for heading in made.headers
     )
     rows = "".join(
-        f'<tr><th scope="row">{esc(row[0])}</th>{"".join(f"<td>{esc(text)}</td>" for text in row[1:])}</tr>'
-        for row in made.rows
+        f'<tr><th scope="row">{esc(row[0])}</th>'
+        + "".join(
+            f'<td class="best">{esc(text)}</td>' if (line, column) in made.best else f"<td>{esc(text)}</td>"
+            for column, text in enumerate(row[1:], 1)
+        )
+        + "</tr>"
+        for line, row in enumerate(made.rows)
     )
-    note = f'<p class="note">{esc(made.note)}</p>' if made.note else ""
+    note = f'<p class="note">{esc(report.full_note(made))}</p>' if made.note else ""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{esc(label)}">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{note}"

@@ -20,9 +20,12 @@ from tabulate import tabulate
 
 from compare.analysis import HEADLINES, METRICS, Analysis, Metric, names
 from compare.plan import SCENARIOS
+from compare.schema import Sample
 from compare.servers import LIBEV, PEER
 from compare.stats import Estimate, outliers
 
+FOREIGN = 0.2  # cores that others may use before a reader is told
+BOLD = "Bold: first in its column, or not to be told apart from it."
 LIMITED, UNUSABLE, NOTHING = "*", "!", "-"
 
 SUMMARY = (  # metric, heading on two lines
@@ -53,6 +56,7 @@ class Table(NamedTuple):
     headers: list[str]  # may have two lines
     rows: list[list[str]]
     note: str = ""
+    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of what shares the first rank
 
 
 def number(value: float, digits: int) -> str:
@@ -99,12 +103,23 @@ def verdict(analysis: Analysis) -> list[str]:
     return sentences or ["Nothing valid was measured."]
 
 
+def foreign(sample: Sample) -> float:
+    """Cores that other programs used during a sample."""
+    return sample.figures.get("foreign_cpu", 0.0) / sample.figures.get("wall", 1.0)
+
+
 def problems(analysis: Analysis) -> list[str]:
     """What a reader must know before believing the figures."""
     result = analysis.result
     found = []
     if not result.complete:
         found.append(f"Partial: stopped after {len(result.samples)} of {result.planned} samples.")
+    busy = [share for sample in result.samples if (share := foreign(sample)) > FOREIGN]
+    if busy:
+        found.append(
+            f"The machine was not ours alone: during {len(busy)} of {len(result.samples)} samples other "
+            f"programs used {FOREIGN:g} to {max(busy):.1f} cores. Intervals are wider for it."
+        )
     if result.settings.rounds < 3:
         found.append(f"Only {result.settings.rounds} round(s): the intervals say little.")
     by_reason: Counter[tuple[str, str, str]] = Counter(
@@ -168,7 +183,13 @@ def summary(analysis: Analysis) -> Table:
         note += f" {LIMITED} the generator, not the server, was the limit: the rate is not ranked."
     if any(text == UNUSABLE for row in rows for text in row):
         note += f" {UNUSABLE} too few valid samples."
-    return Table("Summary", ["", "rank", *(heading for _, heading in columns)], rows, note)
+    best = {
+        (line, column)
+        for line, row in enumerate(row[0] for row in rows)
+        for column, (key, _) in enumerate(columns, 2)
+        if analysis.ranks[key].get(row) == 1
+    }
+    return Table("Summary", ["", "rank", *(heading for _, heading in columns)], rows, note, frozenset(best))
 
 
 def by_rank(analysis: Analysis) -> list[str]:
@@ -279,12 +300,23 @@ def environment(analysis: Analysis) -> list[tuple[str, str]]:
     ]
 
 
+def full_note(table: Table) -> str:
+    """The note of a table in a place that has bold type."""
+    return f"{table.note} {BOLD}" if table.best else table.note
+
+
 def framed(table: Table, style: str) -> str:
     headers = (
         table.headers if style == "simple" else [heading.replace("\n", " ") for heading in table.headers]
     )
+    rows = table.rows
+    if style == "github":
+        rows = [
+            [f"**{text}**" if (line, column) in table.best else text for column, text in enumerate(row)]
+            for line, row in enumerate(rows)
+        ]
     return tabulate(
-        table.rows,
+        rows,
         headers,
         tablefmt=style,
         disable_numparse=True,
@@ -309,7 +341,7 @@ def markdown(analysis: Analysis) -> str:
     if found := problems(analysis):
         parts += ["## Before believing it", bullets(found)]
     for table in tables(analysis):
-        parts += [f"## {table.title}", framed(table, "github"), table.note]
+        parts += [f"## {table.title}", framed(table, "github"), full_note(table)]
     described = Table(
         "", ["", "value"], [[name, value.replace("|", "/")] for name, value in environment(analysis)]
     )

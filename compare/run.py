@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from compare import environment
-from compare.bench import Bench
+from compare.bench import Bench, BenchFailed
 from compare.interrupt import Interrupt, Interrupted
 from compare.plan import Planned, make_plan
 from compare.sample import take
 from compare.schema import Result, RowInfo, Settings
 from compare.servers import ROWS, Row
 
+INTERRUPTED = "interrupted"
 WIDTH = 24  # of the progress bar, in characters
 
 
@@ -56,7 +57,7 @@ class Progress:
 def run(
     rows: Sequence[Row], settings: Settings, interrupt: Interrupt, progress_to: TextIO = sys.stderr
 ) -> Result:
-    """Takes all samples, or those until the user interrupts. Raises BenchFailed."""
+    """Takes all samples, or those until the user interrupts or the bench breaks: see `stopped`."""
     plan = make_plan(rows, settings.scenarios, settings.rounds, settings.seed)
     started = time.monotonic()
     progress = Progress(progress_to, len(plan), started)
@@ -76,7 +77,9 @@ def run(
                 sample.at = at
                 result.samples.append(sample)
     except Interrupted:
-        pass
+        result.stopped = INTERRUPTED
+    except BenchFailed as failure:
+        result.stopped = str(failure)
     finally:
         progress.clear()
     result.elapsed = time.monotonic() - started

@@ -12,7 +12,6 @@ Rules: whatever goes wrong with a server makes its sample invalid, with the reas
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple
 
 from compare import servers, tree
@@ -23,14 +22,12 @@ from compare.schema import Sample, Settings
 from compare.servers import AEAD, DIRECT, ROWS, Server, ServerFailed
 
 SATURATED = 0.95  # of a core
-FOREIGN = 0.10  # of all cores: more than that was somebody else's work
 HELD = 10  # connections that the memory scenario opens
 
 
 class Reading(NamedTuple):
     """The clocks of everybody at one moment."""
 
-    wall: float
     server: tree.Usage
     generator: float
     target: float
@@ -126,8 +123,6 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
     }
     if not settled.quiet:
         sample.notes.append("the server was still busy when its CPU was read")
-    if foreign > FOREIGN * wall * bench.cores.used:
-        sample.notes.append(f"other programs used {foreign / wall:.2f} cores meanwhile")
     sample.limited = limit(bench, spent / wall, generator / wall, target / wall)
 
 
@@ -170,7 +165,6 @@ def take_memory(
 
 def read(bench: Bench, server: Server) -> Reading:
     return Reading(
-        time.monotonic(),
         tree.usage(server.pid),
         bench.generator.cpu(),
         bench.target.cpu(),

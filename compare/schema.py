@@ -65,6 +65,7 @@ class Result:
     samples: list[Sample] = field(default_factory=list)
     planned: int = 0  # samples that a whole run has
     elapsed: float = 0.0  # seconds
+    stopped: str | None = None  # why samples are missing
 
     @property
     def complete(self) -> bool:
@@ -112,6 +113,7 @@ def load(text: str) -> Result:
             samples=samples,
             planned=int(content["planned"]),
             elapsed=float(content["elapsed"]),
+            stopped=content.get("stopped"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SchemaError(f"damaged result: {error}") from None

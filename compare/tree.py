@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from compare.interrupt import Interrupt
 
@@ -28,6 +29,9 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 CPUCLOCK_SCHED = 2  # <linux/posix-timers.h>: the scheduler's own count of a process's run time
 QUIET = 0.0003  # seconds of CPU between two looks, at most, of a server that does nothing
 LOOKS = 0.02  # seconds between two looks
+ATTEMPTS = 100  # a reading that fails as often did not race, it cannot be had
+
+Found = TypeVar("Found")
 
 
 class Usage(NamedTuple):
@@ -59,14 +63,29 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def usage(root: int) -> Usage:
-    """CPU of the tree at this moment. Raises ProcessLookupError when the root is no more."""
-    while True:
+def consistent(look: Callable[[int], Found], root: int) -> Found:
+    """What `look` sees of a tree, once no process ended while it looked.
+
+    Raises ProcessLookupError when the root is no more, OSError when /proc cannot be read at all.
+    """
+    for _ in range(ATTEMPTS):
         try:
-            return _usage(root)
-        except OSError:
+            return look(root)
+        except OSError as error:
             if not os.path.exists(f"/proc/{root}/task"):
                 raise ProcessLookupError(f"process {root} has ended") from None
+            failure = error
+    raise failure
+
+
+def usage(root: int) -> Usage:
+    """CPU of the tree at this moment. Raises as `consistent` does."""
+    return consistent(_usage, root)
+
+
+def pss(root: int) -> int:
+    """Bytes of memory of the tree. Raises as `consistent` does."""
+    return consistent(lambda pid: sum(map(_pss, descendants(pid))), root)
 
 
 def _usage(root: int) -> Usage:
@@ -94,16 +113,6 @@ def settle(interrupt: Interrupt, root: int, patience: float = 3.0, at_most: int 
             return Settled(now, True)
         if time.monotonic() > deadline:
             return Settled(now, False)
-
-
-def pss(root: int) -> int:
-    """Bytes of memory of the tree. Raises ProcessLookupError when the root is no more."""
-    while True:
-        try:
-            return sum(map(_pss, descendants(root)))
-        except OSError:
-            if not os.path.exists(f"/proc/{root}/task"):
-                raise ProcessLookupError(f"process {root} has ended") from None
 
 
 def _pss(pid: int) -> int:

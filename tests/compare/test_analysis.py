@@ -1,0 +1,168 @@
+"""What a report says of samples that are made up, so that the right answer is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from compare import report
+from compare.analysis import HEADLINES, Analysis
+from compare.bench import Bench, Cores
+from compare.page import page
+from compare.sample import limit
+from compare.schema import Result, RowInfo, Sample, Settings
+from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER
+
+ENVIRONMENT = {
+    "started": "2026-01-02T03:04:05Z",
+    "command": ["compare", "run", "--out", "a b"],
+    "kernel": "Linux",
+    "cpu": "<processor>",
+    "cpu_flags": [],
+    "cores": 2,
+    "governor": "unknown",
+    "hypervisor": False,
+    "pinned": {"server": [0], "generator": [1], "target": [1]},
+    "load_average": [0.1, 0.2, 0.3],
+    "python": "CPython",
+    "cryptography": "1",
+    "openssl_of_cryptography": "OpenSSL",
+    "unp_tunnel": "0",
+    "revision": "unknown",
+    "peers": {},
+    "sysctl": {"net.core.somaxconn": "4096"},
+    "open_files": [1024, 4096],
+}
+ROUNDS = 5
+
+
+def bulk(row: str, number: int, cpu: float, scenario: str = "bulk-up", limited: str | None = None) -> Sample:
+    """1 GB in two seconds, at this cost, a little more or less each round."""
+    spent = cpu * (1 + 0.002 * number)
+    figures = {"bytes": 1e9, "wall": 2.0, "count": 1, "cpu": spent, "user": spent / 2, "system": spent / 2}
+    return Sample(row, scenario, number, float(number), limited=limited, figures=figures)
+
+
+def result_of(samples: list[Sample]) -> Result:
+    kinds = {LIBEV: PEER, DIRECT: BASELINE}
+    rows = list(dict.fromkeys(sample.row for sample in samples))
+    scenarios = list(dict.fromkeys(sample.scenario for sample in samples))
+    return Result(
+        Settings(scenarios, ROUNDS, 2.0, 1, "aes-256-gcm"),
+        ENVIRONMENT,
+        [RowInfo(row, kinds.get(row, MODEL), "UNP 30", "a & b") for row in rows],
+        samples,
+        planned=len(samples),
+    )
+
+
+def rounds(row: str, cpu: float, scenario: str = "bulk-up", limited: str | None = None) -> list[Sample]:
+    return [bulk(row, number, cpu, scenario, limited) for number in range(1, ROUNDS + 1)]
+
+
+def test_ranks_and_ratio_to_libev() -> None:
+    analysis = Analysis(result_of(rounds("thread", 0.8) + rounds("fork", 0.801) + rounds(LIBEV, 1.6)))
+    assert analysis.ranks["up_cpu"] == {"thread": 1, "fork": 1, LIBEV: 3}
+    assert analysis.ratio_to_libev("up_cpu", "thread") == pytest.approx(0.5)
+    assert report.verdict(analysis)[0].startswith("Over all, thread and fork need the least CPU; ")
+    assert "0.50 times libev" in report.verdict(analysis)[1]
+
+
+def test_overall_rank_is_over_all_headlines() -> None:
+    """One is good at this and the other at that; the third is a little worse at everything."""
+    samples = (
+        rounds("a", 0.5) + rounds("a", 2.0, "bulk-down") + rounds("b", 2.0) + rounds("b", 0.5, "bulk-down")
+    )
+    samples += rounds("c", 1.2) + rounds("c", 1.2, "bulk-down")
+    overall = Analysis(result_of(samples)).overall
+    assert overall
+    assert overall.ranks == {"a": 1, "b": 1, "c": 3}
+    assert overall.estimates["c"].value == pytest.approx(1.2)
+
+
+def test_a_row_without_one_headline_has_no_overall_rank() -> None:
+    samples = rounds("a", 0.5) + rounds("a", 0.5, "bulk-down") + rounds("b", 0.4)
+    overall = Analysis(result_of(samples)).overall
+    assert overall
+    assert set(overall.ranks) == {"a"}
+
+
+def test_generator_limited_throughput_is_marked_and_not_ranked() -> None:
+    held_back = rounds("thread", 0.8, limited="generator and target use their whole core")
+    analysis = Analysis(result_of(held_back + rounds("fork", 0.9)))
+    assert set(analysis.ranks["up_rate"]) == {"fork"}
+    assert analysis.ranks["up_cpu"] == {"thread": 1, "fork": 2}
+    assert report.cell(analysis, "up_rate", "thread") == "500*"
+    assert report.cell(analysis, "up_cpu", "thread") == "0.805"
+    assert any(
+        "Throughput not ranked" in problem and "thread" in problem for problem in report.problems(analysis)
+    )
+
+
+def test_invalid_samples_do_not_count() -> None:
+    samples = rounds("thread", 0.8) + rounds("fork", 0.9)
+    samples[0].invalid = "wrong byte up, at 7"
+    samples[0].figures["cpu"] = 1000.0
+    analysis = Analysis(result_of(samples))
+    found = analysis.estimate("up_cpu", "thread")
+    assert found
+    assert (found.rounds, found.high < 1) == (ROUNDS - 1, True)
+    assert "Invalid: thread, bulk-up, 1 of 5 samples: wrong byte up, at 7" in report.problems(analysis)
+
+
+def test_mostly_invalid_rows_are_not_ranked() -> None:
+    samples = rounds("thread", 0.8) + rounds("fork", 0.9)
+    for sample in samples[:3]:
+        sample.invalid = "connection lost"
+    analysis = Analysis(result_of(samples))
+    assert set(analysis.ranks["up_cpu"]) == {"fork"}
+    assert report.cell(analysis, "up_cpu", "thread") == report.UNUSABLE
+
+
+def test_a_busy_machine_is_told() -> None:
+    samples = rounds("thread", 0.8)
+    samples[2].figures["foreign_cpu"] = 1.0  # of two seconds
+    assert any(
+        "during 1 of 5 samples" in problem for problem in report.problems(Analysis(result_of(samples)))
+    )
+
+
+def test_text_from_the_result_is_escaped() -> None:
+    text = page(Analysis(result_of(rounds("<b>", 0.8) + rounds("x&y", 0.9))))
+    assert "<b>" not in text
+    assert "&lt;b&gt;" in text
+    assert "&lt;processor&gt;" in text
+    assert "x&amp;y" in text
+
+
+def test_bold_is_for_the_first_rank_alone() -> None:
+    analysis = Analysis(result_of(rounds("thread", 0.8) + rounds("fork", 1.9)))
+    assert "**0.805**" in report.markdown(analysis)
+    assert "**1.911**" not in report.markdown(analysis)
+    assert "**" not in report.terminal(analysis)
+    assert {metric.key for metric in HEADLINES} == {"up_cpu", "down_cpu", "connection_cpu", "ping_cpu"}
+
+
+TWO, THREE, ONE = (
+    Cores((0,), (1,), (1,)),
+    Cores((0,), (1,), (2,)),
+    Cores((0,), (0,), (0,)),
+)
+
+
+@pytest.mark.parametrize(
+    ("cores", "server", "generator", "target", "limited"),
+    [
+        (TWO, 0.60, 0.50, 0.47, True),
+        (TWO, 0.98, 0.50, 0.49, False),  # both are at their end: then it is the server's
+        (TWO, 0.60, 0.40, 0.30, False),  # nobody is: it waits for something else
+        (THREE, 0.60, 0.60, 0.60, False),
+        (THREE, 0.60, 0.20, 0.97, True),
+        (ONE, 0.30, 0.30, 0.30, True),
+    ],
+)
+def test_what_held_the_throughput_back(
+    cores: Cores, server: float, generator: float, target: float, limited: bool
+) -> None:
+    bench = Bench.__new__(Bench)
+    bench.cores = cores
+    assert (limit(bench, server, generator, target) is not None) is limited
