@@ -114,7 +114,7 @@ CONTENTS = {
     "an unknown method": ({"method": "rc4-md5"}, ['"method"', "rc4-md5", "aes-256-gcm"]),
     "an unknown model": ({"model": "preforc"}, ['"model"', "preforc", "prefork"]),
     "a plugin": ({"plugin": "obfs-local"}, ['"plugin"', "not supported"]),
-    "UDP": ({"mode": "tcp_and_udp"}, ['"mode"', "tcp_only"]),
+    "UDP alone": ({"mode": "udp_only"}, ['"mode"', "tcp_only"]),
     "a short key": ({"key": "AAAA"}, ["key", "3 bytes", "expected 32"]),
     "a key that is no base64": ({"key": "s3cr3t!"}, ["key", "base64"]),
     "an empty password": ({"password": ""}, ['"password"', "hidden"]),

@@ -343,6 +343,18 @@ def test_an_unknown_key_in_the_file_is_a_warning_in_the_log(tmp_path: Path) -> N
         assert f'{path}: "fast_open"' in server.err
 
 
+def test_udp_that_the_file_asks_for_is_a_warning_since_there_is_none(tmp_path: Path) -> None:
+    path = private(tmp_path / "config.json", {"password": PASSWORD, "mode": "tcp_and_udp"})
+    with Running("serve", "--config", path) as server:
+        assert re.search(r" warning .*UDP is not relayed", server.err)
+
+
+def test_workers_of_a_model_without_a_pool_are_a_warning(password_file: str) -> None:
+    words = ("--model", "thread", "--workers", "4", "--password-file", password_file)
+    with Running("serve", *words) as server:
+        assert re.search(r" warning .*thread has no pool", server.err)
+
+
 def test_a_configuration_that_others_can_read_is_a_warning_on_loopback(tmp_path: Path) -> None:
     path = private(tmp_path / "config.json", {"password": PASSWORD})
     os.chmod(path, 0o644)
@@ -379,9 +391,15 @@ def test_a_full_disk_behind_the_log_stops_nothing(password_file: str) -> None:
 
 
 @EVERY_MODEL
-def test_a_stop_as_soon_as_it_listens_is_a_stop(model: str, password_file: str) -> None:
+@pytest.mark.parametrize("command", ["serve", "local"])
+def test_a_stop_as_soon_as_it_listens_is_a_stop(command: str, model: str, tmp_path: Path) -> None:
     """Between the log line and the first accept a server is still getting ready."""
-    with Running("serve", "--model", model, "--password-file", password_file) as server:
+    uri = format_uri("aes-256-gcm", PASSWORD, Address("127.0.0.1", 9))
+    secret = {
+        "serve": ("--password-file", private(tmp_path / "password", PASSWORD)),
+        "local": ("--server", private(tmp_path / "uri", uri)),
+    }
+    with Running(command, "--model", model, *secret[command]) as server:
         ended = server.end(signal.SIGTERM)
     assert ended.code == 0
     assert "stopped" in ended.err

@@ -52,7 +52,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "timeout": SECONDS,
     "no_delay": ([True, False], [1, 0, "true", None, ""]),
     "nofile": ([16, 1024, 1048576, "4096"], [0, 15, -1, 1048577, "many", None, True]),
-    "mode": (["tcp_only"], ["tcp_and_udp", "udp_only", "", None, 5, []]),
+    "mode": (["tcp_only", "tcp_and_udp"], ["udp_only", "TCP_ONLY", "", None, 5, []]),
     "listen": (
         ["127.0.0.1:80", "[::1]:80", "example.com:0", ["127.0.0.1:1", "[::1]:1"]],
         [
@@ -75,7 +75,10 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         ["", "example.com", ":80", "host:0", "x" * 256 + ":80", "a\0b:80", "ü" * 300 + ":80", 80, None],
     ),
     "model": (["fork", "select"], ["", 5, None]),
-    "workers": ([1, 16, 10_000, "4"], [0, -1, 10_001, 1.5, "all", None, False]),
+    "workers": (
+        [1, 16, 10_000, "4", "2:8", "1:10000", "3:3"],
+        [0, -1, 10_001, 1.5, "all", "", "8:2", "2:", ":2", "0:4", "2:10001", "1:2:3", None, False, []],
+    ),
     "backlog": ([1, 1024, 65535, "128"], [0, 65536, "long", None, True]),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
@@ -116,7 +119,7 @@ def test_a_good_value_is_taken(name: str, value: Any, write: Any) -> None:
     values, warnings = read_file(write({name: value}))
     assert list(values) == [name]
     assert warnings == []
-    if name not in ("server", "listen", "target", "allow"):
+    if name not in ("server", "listen", "target", "allow", "workers"):
         assert values[name] == (type(values[name])(value) if isinstance(value, str) else value)
 
 
@@ -146,6 +149,11 @@ def test_lists_and_addresses_are_ready_to_use(write: Any) -> None:
         "target": Address("h", 80),
         "allow": ["10.0.0.0/8"],
     }
+
+
+@pytest.mark.parametrize(("value", "size"), [(4, (4, 4)), ("4", (4, 4)), ("2:8", (2, 8)), ("3:3", (3, 3))])
+def test_workers_are_a_size_or_two_bounds(value: Any, size: tuple[int, int]) -> None:
+    assert check("workers", value, "here") == size
 
 
 def test_a_file_as_shadowsocks_libev_has_it_is_understood(write: Any) -> None:
