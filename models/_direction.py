@@ -16,6 +16,7 @@ bounded by one buffer, and a peer that does not read stalls the one that writes.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from tunnel.session import Flow
 
@@ -25,10 +26,13 @@ NOW = socket.MSG_DONTWAIT
 class Direction:
     """From `source` to `destination` through `flow`. Works on blocking and non-blocking sockets."""
 
-    __slots__ = ("blocked", "broken", "destination", "ended", "flow", "open", "pending", "reads", "source")
+    __slots__ = ("blocked", "broken", "count", "destination", "ended", "flow", "open", "pending", "reads", "source")
 
-    def __init__(self, flow: Flow, source: socket.socket, destination: socket.socket) -> None:
+    def __init__(
+        self, flow: Flow, source: socket.socket, destination: socket.socket, count: Callable[[int], None]
+    ) -> None:
         self.flow = flow
+        self.count = count  # is told of the bytes of each read
         self.source = source
         self.destination = destination
         self.pending = memoryview(b"")
@@ -46,6 +50,7 @@ class Direction:
             return
         if n:
             self.reads += 1
+            self.count(n)
             view = self.flow.buffer_updated(n)
         else:
             self.ended = True

@@ -24,10 +24,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from models._direction import Direction, abort
-from models._pump import describe
 from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
-from tunnel.log import log, peer_name
+from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
 if TYPE_CHECKING:

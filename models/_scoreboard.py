@@ -1,16 +1,18 @@
-"""Who does what: one byte for each worker, in memory that the whole pool shares.
+"""Who does what: one slot for each worker, thread or loop, in memory that all of them share.
 
-    slot      0      1      2      3      4    ...
-           +------+------+------+------+------+---
-           | BUSY | IDLE | BUSY | FREE | FREE | ...      anonymous, shared by fork (mmap(2))
-           +------+------+------+------+------+---
-              ^ each written by its own worker, read by the master
+    memfd "tunnel-scoreboard"       mapped once, inherited by fork; `tunnel status` opens it through /proc
+    +--------+-----------------+--------+--------+--------+---
+    | header | states          | slot 0 | slot 1 | slot 2 | ...
+    +--------+-----------------+--------+--------+--------+---
+      who      a byte a slot,    pid, tid, connections, bytes each way,
+               side by side      since when in this state, last sign of life
 
-The master needs it to know how many workers wait for a client. A worker that takes a client while
-nobody else waits says so with a SIGCHLD: look after your children. So the pool grows when it must, and
-not a second later.
+The states lie side by side, so that "does anybody wait for a client?" is one look at a few bytes. A
+worker that takes a client while nobody else waits tells its master with a SIGCHLD: look after your
+children. So a pool grows when it must, and not a second later.
 
-Rules: a slot has one writer at a time: the master while it is FREE, then its worker.
+Rules: a slot has one writer at a time: whoever starts its owner, then the owner. Readers lock nothing:
+a number is written whole, two numbers may be of different moments. No such fact lives anywhere else.
 """
 
 from __future__ import annotations
@@ -18,53 +20,195 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import time
+from _thread import allocate_lock, get_native_id
+from struct import Struct
+from typing import NamedTuple
 
-FREE, IDLE, BUSY = b"\0", b"\1", b"\2"
+FREE, IDLE, LOCK, ACCEPT, HANDSHAKE, DIAL, RELAY, DRAIN = range(8)
+STATES = ("free", "idle", "waiting for the lock", "in accept", "handshake", "dialling", "relaying", "draining")
+WAITING = (ACCEPT, LOCK, IDLE)  # for a client
+WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
+
+NAME = "tunnel-scoreboard"
+MAGIC = b"unpt\1"
+HEADER = Struct("=8sIIdQQQ32s16s")  # magic, slots, pid, started, connections, up, down, model, command
+TOTALS, TOTALS_AT = Struct("=QQQ"), 24  # within HEADER: connections, up, down
+SLOT = Struct("=IIQQQdd")  # pid, tid, connections, up, down, since, beat
+OWNER = Struct("=II")  # parts of SLOT, and where they begin
+COUNT, CONNECTIONS_AT, UP_AT, DOWN_AT = Struct("=Q"), 8, 16, 24
+TIMES, TIMES_AT = Struct("=dd"), 32
+BEAT, BEAT_AT = Struct("=d"), 40
+ALIGN = 64  # bytes; no two owners write to one cache line
+
+
+def up_to_line(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+class Entry(NamedTuple):
+    """A slot as a reader sees it."""
+
+    number: int
+    state: int
+    pid: int
+    tid: int
+    connections: int
+    up: int  # bytes, accepted to dialled
+    down: int
+    since: float  # monotonic seconds, of the state
+    beat: float  # monotonic seconds, of the last sign of life
+
+
+class Totals(NamedTuple):
+    """The header: the server, and what its slots that have ended did."""
+
+    slots: int
+    pid: int
+    started: float  # seconds since the epoch
+    connections: int
+    up: int
+    down: int
+    model: str
+    command: str
 
 
 class Scoreboard:
-    """The slots of a pool of at most `slots` workers. Made before the first fork."""
+    """The board of one server. Made before the first fork."""
 
-    def __init__(self, slots: int) -> None:
-        self._states = mmap.mmap(-1, slots)
-        self._slots = slots
+    def __init__(self, slots: int, model: str, command: str) -> None:
+        size = up_to_line(HEADER.size) + up_to_line(slots) + slots * ALIGN
+        self._fd = os.memfd_create(NAME) if hasattr(os, "memfd_create") else -1
+        if self._fd >= 0:
+            os.ftruncate(self._fd, size)
+        board = Board(mmap.mmap(self._fd, size), slots)
+        board.memory[: HEADER.size] = HEADER.pack(
+            MAGIC, slots, os.getpid(), time.time(), 0, 0, 0, model.encode(), command.encode()
+        )
+        self.board = board
+        self._lock = allocate_lock()
 
-    def take(self) -> int:
-        """A free slot, for a worker that is about to start: it counts as idle from here on."""
-        number = self._states.find(FREE)
-        self._states[number : number + 1] = IDLE
-        return number
+    def take(self) -> Slot:
+        """A slot for somebody who is about to start: it counts as waiting from here on.
 
-    def give_back(self, number: int) -> None:
-        """The slot's worker has ended."""
-        self._states[number : number + 1] = FREE
+        When all are taken, the slot is one that nobody sees.
+        """
+        board = self.board
+        number = board.memory.find(bytes([FREE]), board.states, board.states + board.slots)
+        if number < 0:
+            return Slot(Board(mmap.mmap(-1, mmap.PAGESIZE), 1), 0)
+        slot = Slot(board, number - board.states)
+        slot.begin()
+        return slot
 
-    def idle(self) -> int:
-        """How many workers wait for a client."""
-        return self._states[: self._slots].count(IDLE)
+    def give_back(self, slot: Slot) -> None:
+        """The slot's owner has ended; its counts go into the totals."""
+        memory = self.board.memory
+        served = slot.entry()
+        with self._lock:
+            connections, up, down = TOTALS.unpack_from(memory, TOTALS_AT)
+            TOTALS.pack_into(
+                memory, TOTALS_AT, connections + served.connections, up + served.up, down + served.down
+            )
+        slot.enter(FREE)
 
-    def is_idle(self, number: int) -> bool:
-        return self._states[number : number + 1] == IDLE
+    def forget(self, slot: Slot) -> None:
+        """The same for an owner that nobody should hear of."""
+        slot.enter(FREE)
 
-    def slot(self, number: int) -> Slot:
-        """For the worker itself."""
-        return Slot(self._states, number)
+    def waiting(self) -> int:
+        """How many wait for a client."""
+        return self.board.waiting()
+
+
+class Board:
+    """The memory itself, for writers and readers."""
+
+    def __init__(self, memory: mmap.mmap, slots: int) -> None:
+        self.memory = memory
+        self.slots = slots
+        self.states = up_to_line(HEADER.size)
+        self.first = self.states + up_to_line(slots)
+
+    def waiting(self) -> int:
+        states = self.memory[self.states : self.states + self.slots]
+        return sum(states.count(state) for state in WAITING)
+
+    def anybody_waits(self) -> bool:
+        """True if somebody waits for a client."""
+        end = self.states + self.slots
+        return any(self.memory.find(state, self.states, end) >= 0 for state in WAITING_BYTES)
+
+    def totals(self) -> Totals:
+        _, slots, pid, started, connections, up, down, model, command = HEADER.unpack_from(self.memory)
+        return Totals(slots, pid, started, connections, up, down, text(model), text(command))
+
+    def entries(self) -> list[Entry]:
+        """The slots in use."""
+        return [self.entry(number) for number in range(self.slots) if self.memory[self.states + number]]
+
+    def entry(self, number: int) -> Entry:
+        fields = SLOT.unpack_from(self.memory, self.first + number * ALIGN)
+        return Entry(number, self.memory[self.states + number], *fields)
+
+
+def text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode()
 
 
 class Slot:
-    """A worker's own slot."""
+    """What its owner writes: in which state it is, and what it has moved."""
 
-    def __init__(self, states: mmap.mmap, number: int) -> None:
-        self._states = states
-        self._place = slice(number, number + 1)
-        self._master = os.getppid()
+    __slots__ = ("_at", "_board", "_connections", "_down", "_memory", "_state_at", "_up", "master", "number")
 
-    def busy(self) -> None:
-        """It has a client. The last one to become busy calls for another worker."""
-        self._states[self._place] = BUSY
-        if self._states.find(IDLE) < 0:
-            os.kill(self._master, signal.SIGCHLD)
+    def __init__(self, board: Board, number: int) -> None:
+        self._board = board
+        self._memory = board.memory
+        self._state_at = board.states + number
+        self._at = board.first + number * ALIGN
+        self.number = number
+        self.master = 0  # pid that wants to know when nobody waits any more
+        self._connections = self._up = self._down = 0
 
-    def idle(self) -> None:
-        """It waits for a client."""
-        self._states[self._place] = IDLE
+    def begin(self) -> None:
+        """Before the owner exists: the slot is taken, and counts as waiting."""
+        now = time.monotonic()
+        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now)
+        self._memory[self._state_at] = IDLE
+
+    def own(self, master: int = 0) -> None:
+        """In the owner, as soon as it runs."""
+        self.master = master
+        OWNER.pack_into(self._memory, self._at, os.getpid(), get_native_id())
+
+    def enter(self, state: int) -> None:
+        """From now on the owner is in `state`."""
+        self._memory[self._state_at] = state
+        now = time.monotonic()
+        TIMES.pack_into(self._memory, self._at + TIMES_AT, now, now)
+
+    def beat(self) -> None:
+        """The owner lives, in the same state as before."""
+        BEAT.pack_into(self._memory, self._at + BEAT_AT, time.monotonic())
+
+    def accepted(self) -> None:
+        """One more connection. The last one to take a client calls for another worker."""
+        self._connections += 1
+        COUNT.pack_into(self._memory, self._at + CONNECTIONS_AT, self._connections)
+        self.enter(HANDSHAKE)
+        if self.master and not self._board.anybody_waits():
+            os.kill(self.master, signal.SIGCHLD)
+
+    def count_up(self, n: int) -> None:
+        """So many bytes more from accepted to dialled. One writer: who copies this way."""
+        self._up += n
+        COUNT.pack_into(self._memory, self._at + UP_AT, self._up)
+
+    def count_down(self, n: int) -> None:
+        """So many bytes more from dialled to accepted. One writer: who copies this way."""
+        self._down += n
+        COUNT.pack_into(self._memory, self._at + DOWN_AT, self._down)
+
+    def entry(self) -> Entry:
+        """As a reader sees it."""
+        return self._board.entry(self.number)

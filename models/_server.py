@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
 from tunnel.dial import Dial, seconds
 from tunnel.drain import Drain
@@ -58,29 +59,46 @@ class Rehearsal(NamedTuple):
     target: bytes  # dialled side: a short reply
 
 
-class Server(NamedTuple):
-    """All that a model is given."""
+class Service(NamedTuple):
+    """What is done for a connection. A reload (SIGHUP) replaces it for all that come after."""
 
-    listeners: Sequence[socket.socket]
-    accept: Accept
     new_session: Callable[[], Session]
     dial: Dial
-    stop: Stop
-    drain: Drain
     timeouts: Timeouts
-    workers: Workers
     rehearsal: Rehearsal
+    workers: Workers
+    max_requests: int | None  # connections after which a pool's worker is replaced by a fresh one
+    copy: str  # how a blocking model copies both directions: a name in `_copy.COPIES`
+
+
+class Server:
+    """All that a model is given."""
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        service: Service,
+        stop: Stop,
+        scoreboard: Scoreboard,
+    ) -> None:
+        self.listeners = listeners
+        self.service = service
+        self.stop = stop
+        self.scoreboard = scoreboard
+        self.accept = Accept(listeners, stop)
+        self.drain = Drain()
 
 
 class Accept:
     """Accept with a capital letter, as the book writes its wrappers: returns only what can be served.
 
-    `accept()` gives the next connection, or None once the server must stop. With several listeners
+    `accept(slot)` gives the next connection, or None once the caller must stop. With several listeners
     it waits for any of them; a listener that another worker was faster on is no error (UNP 16.6).
     """
 
     def __init__(self, listeners: Sequence[socket.socket], stop: Stop) -> None:
         self._stop = stop
+        self.left: int | None = None  # connections until this worker has served enough
         self._short = False  # of descriptors or memory; said once
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._only = listeners[0] if len(listeners) == 1 else None
@@ -91,12 +109,13 @@ class Accept:
                 listener.setblocking(False)
                 self._poller.register(listener, select.POLLIN)
 
-    def __call__(self) -> socket.socket | None:
-        while not self._stop.asked():
+    def __call__(self, slot: Slot) -> socket.socket | None:
+        slot.enter(ACCEPT)
+        while not self._stop.asked() and self.left != 0:
             try:
                 accepted, _ = (self._only or self._ready()).accept()
             except BlockingIOError:
-                continue
+                slot.beat()
             except OSError as error:
                 if self._stop.requested:
                     break
@@ -105,6 +124,9 @@ class Accept:
                     time.sleep(RESOURCE_PAUSE)
             else:
                 self._short = False
+                if self.left is not None:
+                    self.left -= 1
+                slot.accepted()
                 return accepted
         return None
 

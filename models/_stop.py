@@ -1,16 +1,20 @@
-"""How a server ends: the same two signals for every model.
+"""Signals: the same ones with the same meaning for every model, as nginx and gunicorn have them.
 
     SIGTERM           stop accepting, let transfers finish within the grace time, exit 0
     SIGTERM again     at once
     SIGINT, SIGQUIT   at once
     SIGALRM           the grace time is over: what still runs is cut, exit 0
+    SIGHUP            read the configuration again; clients that are there keep what they have
+    SIGUSR1           open the log file again
+    SIGUSR2           start the program anew on the same listeners; once it runs, it ends this one
 
 The first SIGTERM puts a dead socket in the listener's place (dup2). A blocked accept is restarted by
 Python (PEP 475), on the dead socket, and fails: the model's loop ends between two connections and
 never within one. An exception thrown from the handler could not promise that: it may strike just
 after accept has returned, and lose the connection.
 
-Rules: handlers only set state and make system calls; a model asks `requested` or reads `fileno()`.
+Rules: handlers change state between two steps of the main thread; a model asks `requested` or reads
+`fileno()`. A pool's master blocks these signals and takes them one by one (_master.py).
 """
 
 from __future__ import annotations
@@ -18,18 +22,31 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
+from typing import NamedTuple
 
 from tunnel.log import log
+
+
+class Renewal(NamedTuple):
+    """What the command line can do again while the server runs. Both log what they did."""
+
+    reload: Callable[[], bool]  # SIGHUP: False if the new configuration is wrong and the old one stays
+    upgrade: Callable[[], None]  # SIGUSR2
+
+
+# Ctrl-C reaches a whole process group; what it means is decided by the master.
+MASTERS_OWN = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Stop:
     """The state of ending. Signals arrive once `install` has been called."""
 
-    def __init__(self, listeners: Sequence[socket.socket], grace: float) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], grace: float, renewal: Renewal) -> None:
         self.requested = False
         self.grace = grace  # seconds
+        self.renewal = renewal
         self.children: set[int] = set()  # pids that must not outlive an end at once
         self._listeners = listeners
         self.pid = 0  # of the process that the signals are meant for
@@ -47,6 +64,15 @@ class Stop:
         signal.signal(signal.SIGALRM, self._on_grace_over)
         signal.signal(signal.SIGINT, self._on_quick)
         signal.signal(signal.SIGQUIT, self._on_quick)
+        signal.signal(signal.SIGUSR1, self._on_reopen)
+        if parent:
+            for number in MASTERS_OWN:
+                signal.signal(number, signal.SIG_IGN)
+            return
+        signal.signal(signal.SIGHUP, self._on_reload)
+        signal.signal(signal.SIGUSR2, self._on_upgrade)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, self._on_resize)
 
     def asked(self) -> bool:
         """`requested`, or the parent has gone: nobody would replace or end this process any more."""
@@ -85,6 +111,25 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, self.grace)
         if not self._parent:
             log.info(f"stopping: transfers have {self.grace:g} s to finish")
+
+    def retire(self) -> None:
+        """Ends as after SIGTERM, of its own accord and without a grace time."""
+        self.requested = True
+        self.close_listeners()
+
+    def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == self.pid:
+            self.renewal.reload()
+
+    def _on_upgrade(self, _number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == self.pid:
+            self.renewal.upgrade()
+
+    def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:
+        log.reopen()
+
+    def _on_resize(self, number: int, _frame: FrameType | None) -> None:
+        log.warning(f"{signal.Signals(number).name}: this model has no pool to change")
 
     def _on_grace_over(self, _number: int, _frame: FrameType | None) -> None:
         log.warning(f"grace time of {self.grace:g} s is over: what still runs is cut")

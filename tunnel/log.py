@@ -78,6 +78,11 @@ class Log:
 log = Log()
 
 
+def describe(error: Exception) -> str:
+    """An error in the words that a log line needs."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
 def peer_name(sock: object) -> str:
     """`host:port` of a connected socket's far end, for a log line; `-` when it is gone already."""
     try:
