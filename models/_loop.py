@@ -149,12 +149,18 @@ class Loop:
         if self.server.dial.literal(target):
             on_found(addresses_of(self.server.dial, target))
             return
+        try:
+            self._start_resolver().ask(target, on_found)
+        except OSError as error:  # no descriptor for it; the next name may find one
+            on_found(error)
+
+    def _start_resolver(self) -> Resolver:
         if self._resolver is None:
             from models._resolver import Resolver  # noqa: PLC0415 - its threads, for names only
 
             self._resolver = Resolver(self.server.dial)
             self.poller.on_readable(self._resolver.fileno(), self._resolver.deliver)
-        self._resolver.ask(target, on_found)
+        return self._resolver
 
     def _seconds_to_wait(self) -> float:
         due = min(deadlines.seconds_left() for deadlines in self._deadlines)

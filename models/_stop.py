@@ -19,6 +19,7 @@ Rules: handlers change state between two steps of the main thread; a model asks 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -105,7 +106,9 @@ class Stop:
             self.requested = True
             return  # a child of `fork`; its parent got the signal too, and decides
         if self.requested:
-            self._on_quick(number, frame)
+            if not self._parent:  # a worker hears it from its master and from who signals the group
+                self._on_quick(number, frame)
+            return
         self.requested = True
         self.close_listeners()
         signal.setitimer(signal.ITIMER_REAL, self.grace)
@@ -144,9 +147,10 @@ class Stop:
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """SIGKILL to each of these children."""
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    """SIGKILL to each of these children, of which some may be reaped meanwhile."""
+    for pid in tuple(pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def die_by(number: int) -> None:

@@ -36,18 +36,17 @@ class Drain:
 
         Raises OSError if there is no descriptor for the duplicate.
         """
-        mine = sock.dup()
-        mine.setblocking(False)
         with self._lock:
             if len(self._sockets) >= CAPACITY:
-                mine.close()
                 return
+            if self._in_thread and self._wake is None:
+                self._wake, woken = socket.socketpair()
+                _thread.start_new_thread(self._run, (woken,))
+            mine = sock.dup()
+            mine.setblocking(False)
             self._sockets[mine.fileno()] = (mine, deadline)
             if self._wake is not None:
                 self._wake.send(b"\0")
-            elif self._in_thread:
-                self._wake, woken = socket.socketpair()
-                _thread.start_new_thread(self._run, (woken,))
 
     def finish(self) -> None:
         """Drains what was added, here and now: for a process that has nothing else to do."""

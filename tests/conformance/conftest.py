@@ -54,7 +54,7 @@ def _enough_clients(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("two_clients") and "model" in request.fixturenames:
         name = request.getfixturevalue("model")
         if MODELS[name].clients == 1:
-            pytest.skip(f"{name} serves one client at a time (Model.clients == 1): this check needs two at once")
+            pytest.skip(f"{name} has one client at a time (Model.clients == 1): this check needs two at once")
 
 
 def pool_of(model: str, workers: int) -> list[str]:
@@ -105,12 +105,10 @@ def rig(model: str, end: str, shared: Shared) -> Iterator[Rig]:
 
 
 @pytest.fixture
-def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+def make_rig(model: str, end: str, tmp_path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
-    def make(
-        model: str, end: str, *arguments: str, warm: bool = True, workers: int = WORKERS, **options: object
-    ) -> Rig:
+    def make(*arguments: str, warm: bool = True, workers: int = WORKERS, **options: object) -> Rig:
         pool = pool_of(model, workers) if workers else []
         rig = Rig(tmp_path, model, end, *pool, *arguments, **options)  # type: ignore[arg-type]
         made.append(rig)

@@ -22,10 +22,8 @@ QUIET = 0.3  # seconds without progress that count as a stall
 
 
 @pytest.mark.parametrize("who", ["client", "target"])
-def test_side_that_never_reads_stalls_its_sender_in_bounded_memory(
-    make_rig: MakeRig, model: str, end: str, who: str
-) -> None:
-    rig = make_rig(model, end, far_buffer=SMALL if who == "target" else 0)
+def test_side_that_never_reads_stalls_its_sender_in_bounded_memory(make_rig: MakeRig, who: str) -> None:
+    rig = make_rig(far_buffer=SMALL if who == "target" else 0)
     near, far = rig.open(receive_buffer=SMALL if who == "client" else 0)
     stalled, sender = (near, far) if who == "client" else (far, near)
     exchanged_before(near, far)
@@ -75,11 +73,9 @@ def test_stalled_client_holds_up_nobody_else(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("who", ["client", "target"])
-def test_last_bytes_behind_a_stalled_reader_cost_no_cpu(
-    make_rig: MakeRig, model: str, end: str, who: str
-) -> None:
+def test_last_bytes_behind_a_stalled_reader_cost_no_cpu(make_rig: MakeRig, who: str) -> None:
     """Both FINs have come, bytes are still undelivered: poll would report POLLHUP for ever."""
-    rig = make_rig(model, end, far_buffer=SMALL if who == "target" else 0)
+    rig = make_rig(far_buffer=SMALL if who == "target" else 0)
     near, far = rig.open(receive_buffer=SMALL if who == "client" else 0)
     reader, sender = (near, far) if who == "client" else (far, near)
     reader.finish()
@@ -110,8 +106,8 @@ def test_last_bytes_behind_a_stalled_reader_cost_no_cpu(
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE)
-def test_many_stalled_clients_in_bounded_memory(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=12)
+def test_many_stalled_clients_in_bounded_memory(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=12)
     pairs = [rig.open(receive_buffer=SMALL) for _ in range(10)]
     before = memory(rig.pid)
     for _, far in pairs:

@@ -139,8 +139,8 @@ def test_refusing_target_closes_quickly_with_the_reason_in_one_line(rig: Rig) ->
 
 
 @pytest.mark.ends(LOCAL, FORWARD)
-def test_refusing_server_is_told_to_the_client(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_refusing_server_is_told_to_the_client(make_rig: MakeRig, end: str) -> None:
+    rig = make_rig()
     rig.listener.close()
     before = len(rig.tunnel.lines)
     if end == LOCAL:
@@ -157,8 +157,8 @@ def test_refusing_server_is_told_to_the_client(make_rig: MakeRig, model: str, en
 
 
 @pytest.mark.ends(SERVE)
-def test_name_that_does_not_resolve_is_one_line(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, resolves=True)
+def test_name_that_does_not_resolve_is_one_line(make_rig: MakeRig) -> None:
+    rig = make_rig(resolves=True)
     near = rig.near(target=("a" * 70 + ".test", 80))  # a label of over 63 bytes: no name server is asked
     assert near.how_it_ends(2.0) in ("FIN", "RST")
     rig.tunnel.wait_for_lines("cannot connect to aaa")
@@ -177,9 +177,9 @@ def ask(rig: Rig) -> Stream:
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
-def test_client_that_resets_while_its_target_is_dialled(make_rig: MakeRig, model: str, end: str) -> None:
+def test_client_that_resets_while_its_target_is_dialled(make_rig: MakeRig, end: str) -> None:
     with BlackHole() as hole:
-        rig = make_rig(model, end, "--connect-timeout", "0.4", server=hole, warm=False)
+        rig = make_rig("--connect-timeout", "0.4", server=hole, warm=False)
         client = rig.near(target=hole) if end == SERVE else ask(rig)
         client.reset()
         rig.tunnel.wait_for_lines("cannot connect to", within=2.0)
@@ -194,9 +194,9 @@ def test_client_that_resets_while_its_target_is_dialled(make_rig: MakeRig, model
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
-def test_target_that_does_not_answer_is_given_up_in_time(make_rig: MakeRig, model: str, end: str) -> None:
+def test_target_that_does_not_answer_is_given_up_in_time(make_rig: MakeRig, end: str) -> None:
     with BlackHole() as hole:
-        rig = make_rig(model, end, "--connect-timeout", "0.6", server=hole, warm=False)
+        rig = make_rig("--connect-timeout", "0.6", server=hole, warm=False)
         started = time.monotonic()
         client = rig.near(target=hole) if end == SERVE else ask(rig)
         if end == LOCAL:
@@ -210,8 +210,8 @@ def test_target_that_does_not_answer_is_given_up_in_time(make_rig: MakeRig, mode
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE)
-def test_target_that_does_not_answer_keeps_nobody_else_waiting(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--connect-timeout", "5")
+def test_target_that_does_not_answer_keeps_nobody_else_waiting(make_rig: MakeRig) -> None:
+    rig = make_rig("--connect-timeout", "5")
     with BlackHole() as hole:
         for _ in range(3):
             rig.near(target=hole)

@@ -181,10 +181,8 @@ def test_silent_clients_do_not_keep_others_waiting(rig: Rig) -> None:
     rig.transfer(within=1.0)
 
 
-def test_handshake_deadline_counts_from_accept_and_no_byte_extends_it(
-    make_rig: MakeRig, model: str, end: str
-) -> None:
-    rig = make_rig(model, end, "--handshake-timeout", str(HANDSHAKE))
+def test_handshake_deadline_counts_from_accept_and_no_byte_extends_it(make_rig: MakeRig) -> None:
+    rig = make_rig("--handshake-timeout", str(HANDSHAKE))
     started = time.monotonic()
     stream = rig.silent()
     greeting = b"\x05\xff" + bytes(255)  # SOCKS5 with 255 methods on offer; to a server, part of a salt
@@ -200,11 +198,11 @@ def test_handshake_deadline_counts_from_accept_and_no_byte_extends_it(
 
 
 @pytest.mark.ends(SERVE)
-def test_every_failure_ends_at_the_same_deadline(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--handshake-timeout", str(HANDSHAKE))
+def test_every_failure_ends_at_the_same_deadline(make_rig: MakeRig) -> None:
+    rig = make_rig("--handshake-timeout", str(HANDSHAKE))
     good = good_opening(rig)
     probes = (b"", random_bytes(10), random_bytes(221), good[:20], good[:-1] + b"\0")
-    alone = MODELS[model].clients == 1  # a silent one is the only client then
+    alone = MODELS[rig.model].clients == 1  # a silent one is the only client then
     streams = [begin(rig, probe) for probe in (probes[1:] if alone else probes)]
     started = time.monotonic()
     for number, stream in enumerate(streams):
@@ -216,8 +214,8 @@ def test_every_failure_ends_at_the_same_deadline(make_rig: MakeRig, model: str, 
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE)
-def test_drained_clients_hold_no_worker(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=2)
+def test_drained_clients_hold_no_worker(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=2)
     before = len(rig.tunnel.lines)
     for number in range(8):
         begin(rig, random_bytes(100 + number))
@@ -232,8 +230,8 @@ def test_reset_in_the_middle_of_a_handshake(rig: Rig) -> None:
 
 
 @pytest.mark.ends(SERVE)
-def test_replies_never_share_a_salt(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_replies_never_share_a_salt(make_rig: MakeRig) -> None:
+    rig = make_rig()
     salts = set()
     count = 200
     for _ in range(count):
@@ -249,8 +247,8 @@ def test_replies_never_share_a_salt(make_rig: MakeRig, model: str, end: str) -> 
 
 
 @pytest.mark.ends(LOCAL)
-def test_requests_never_share_a_salt(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_requests_never_share_a_salt(make_rig: MakeRig) -> None:
+    rig = make_rig()
     salts = set()
     count = 200
     for _ in range(count):

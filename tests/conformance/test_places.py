@@ -29,16 +29,16 @@ socket.getaddrinfo = getaddrinfo
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
-def test_ipv6_on_both_sides(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, listen=["[::1]:0"], far_host="::1")
+def test_ipv6_on_both_sides(make_rig: MakeRig) -> None:
+    rig = make_rig(listen=["[::1]:0"], far_host="::1")
     near, far = rig.open()
     exchange(near, far, 1_000_000)
     rig.is_healthy()
 
 
 @pytest.mark.ends(SERVE)
-def test_target_by_name(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, resolves=True)
+def test_target_by_name(make_rig: MakeRig) -> None:
+    rig = make_rig(resolves=True)
     for _ in range(3):
         near = rig.near(target=("localhost", rig.far_place.port))
         far = rig.far()
@@ -47,9 +47,9 @@ def test_target_by_name(make_rig: MakeRig, model: str, end: str) -> None:
 
 
 @pytest.mark.ends(LOCAL, FORWARD)
-def test_server_by_name(make_rig: MakeRig, model: str, end: str) -> None:
-    first = make_rig(model, end, warm=False)
-    rig = make_rig(model, end, server=Place("localhost", first.far_place.port), warm=False, resolves=True)
+def test_server_by_name(make_rig: MakeRig) -> None:
+    first = make_rig(warm=False)
+    rig = make_rig(server=Place("localhost", first.far_place.port), warm=False, resolves=True)
     near = rig.near()
     far = first.far()
     exchange(near, far, 100_000)
@@ -57,12 +57,10 @@ def test_server_by_name(make_rig: MakeRig, model: str, end: str) -> None:
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE)
-def test_name_server_that_is_slow_keeps_nobody_else_waiting(
-    make_rig: MakeRig, model: str, end: str, tmp_path: Path
-) -> None:
+def test_name_server_that_is_slow_keeps_nobody_else_waiting(make_rig: MakeRig, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_NAME_SERVER)  # in the server's process, at its start
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    rig = make_rig(model, end, resolves=True, environment={**os.environ, "PYTHONPATH": path})
+    rig = make_rig(resolves=True, environment={**os.environ, "PYTHONPATH": path})
     started = time.monotonic()
     slow = rig.near(target=("slow.test", rig.far_place.port), first=b"slow")
     for _ in range(5):
@@ -76,10 +74,10 @@ def test_name_server_that_is_slow_keeps_nobody_else_waiting(
 
 
 @pytest.mark.ends(SERVE)
-def test_every_listener_of_a_list_serves(make_rig: MakeRig, model: str, end: str) -> None:
+def test_every_listener_of_a_list_serves(make_rig: MakeRig) -> None:
     hosts = ["127.0.0.1", "127.0.0.2", "::1"]
     port = free_place(*hosts).port
-    rig = make_rig(model, end, listen=[], listeners=3, config={"server": hosts, "server_port": port})
+    rig = make_rig(listen=[], listeners=3, config={"server": hosts, "server_port": port})
     assert [place.host for place in rig.tunnel.places] == hosts
     for _ in range(2):
         for place in rig.tunnel.places:
@@ -91,8 +89,8 @@ def test_every_listener_of_a_list_serves(make_rig: MakeRig, model: str, end: str
 
 
 @pytest.mark.ends(LOCAL, FORWARD)
-def test_every_listen_flag_serves(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, listen=["127.0.0.1:0", "[::1]:0"])
+def test_every_listen_flag_serves(make_rig: MakeRig) -> None:
+    rig = make_rig(listen=["127.0.0.1:0", "[::1]:0"])
     for _ in range(2):
         for place in rig.tunnel.places:
             near, far = rig.open(place=place)
@@ -103,8 +101,8 @@ def test_every_listen_flag_serves(make_rig: MakeRig, model: str, end: str) -> No
 
 
 @pytest.mark.ends(SERVE)
-def test_several_listeners_idle_and_stop_like_one(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, listen=["127.0.0.1:0", "127.0.0.2:0"])
+def test_several_listeners_idle_and_stop_like_one(make_rig: MakeRig) -> None:
+    rig = make_rig(listen=["127.0.0.1:0", "127.0.0.2:0"])
     rig.idles(0.3)
     near, far = rig.open(place=rig.tunnel.places[1])
     rig.tunnel.terminate()
@@ -114,8 +112,8 @@ def test_several_listeners_idle_and_stop_like_one(make_rig: MakeRig, model: str,
 
 
 @pytest.mark.ends(SERVE)
-def test_dual_stack_listener_takes_ipv4_and_ipv6(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--allow", "127.0.0.0/8", listen=["[::]:0"], warm=False)
+def test_dual_stack_listener_takes_ipv4_and_ipv6(make_rig: MakeRig) -> None:
+    rig = make_rig("--allow", "127.0.0.0/8", listen=["[::]:0"], warm=False)
     for host in ("::1", "127.0.0.1"):
         near, far = rig.open(place=Place(host, rig.place.port))
         exchange(near, far, 1000)
@@ -124,8 +122,8 @@ def test_dual_stack_listener_takes_ipv4_and_ipv6(make_rig: MakeRig, model: str, 
 
 
 @pytest.mark.ends(SERVE)
-def test_listener_that_others_can_reach_goes_to_no_loopback(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, listen=["[::]:0"], warm=False)
+def test_listener_that_others_can_reach_goes_to_no_loopback(make_rig: MakeRig) -> None:
+    rig = make_rig(listen=["[::]:0"], warm=False)
     for target in (rig.far_place, ("::ffff:127.0.0.1", rig.far_place.port)):
         near = rig.near(target=target, place=Place("::1", rig.place.port))
         assert near.how_it_ends(2.0) in ("FIN", "RST")

@@ -34,8 +34,8 @@ def all_gone(pids: list[int]) -> None:
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
-def test_sigterm_without_clients_exits_0_at_once(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_sigterm_without_clients_exits_0_at_once(make_rig: MakeRig) -> None:
+    rig = make_rig()
     pids = everybody(rig)
     rig.tunnel.signal(TERMINATE)
     assert rig.tunnel.wait(AT_ONCE) == 0
@@ -43,8 +43,8 @@ def test_sigterm_without_clients_exits_0_at_once(make_rig: MakeRig, model: str, 
     assert refuses(rig)
 
 
-def test_sigterm_stops_accepting_and_lets_a_transfer_finish(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_sigterm_stops_accepting_and_lets_a_transfer_finish(make_rig: MakeRig) -> None:
+    rig = make_rig()
     near, far = rig.open()
     content, answer = pattern(8 * MB), pattern(8 * MB, seed=2)
     sending = Task(lambda: near.send(content[: 4 * MB]))
@@ -68,8 +68,8 @@ def test_sigterm_stops_accepting_and_lets_a_transfer_finish(make_rig: MakeRig, m
 
 
 @pytest.mark.two_clients
-def test_sigterm_waits_for_all_transfers(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_sigterm_waits_for_all_transfers(make_rig: MakeRig) -> None:
+    rig = make_rig()
     pairs = [rig.open() for _ in range(5)]
     rig.tunnel.signal(TERMINATE)
     rig.tunnel.wait_for_lines("stopping")
@@ -83,8 +83,8 @@ def test_sigterm_waits_for_all_transfers(make_rig: MakeRig, model: str, end: str
     assert rig.tunnel.wait(2.0) == 0
 
 
-def test_second_sigterm_ends_at_once(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_second_sigterm_ends_at_once(make_rig: MakeRig) -> None:
+    rig = make_rig()
     near, far = rig.open()
     pids = everybody(rig)
     rig.tunnel.signal(TERMINATE)
@@ -96,8 +96,8 @@ def test_second_sigterm_ends_at_once(make_rig: MakeRig, model: str, end: str) ->
     assert far.how_it_ends(AT_ONCE) in ("FIN", "RST")
 
 
-def test_grace_over_cuts_what_still_runs_and_exits_0(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--grace", "0.5")
+def test_grace_over_cuts_what_still_runs_and_exits_0(make_rig: MakeRig) -> None:
+    rig = make_rig("--grace", "0.5")
     near, far = rig.open()
     pids = everybody(rig)
     started = time.monotonic()
@@ -110,8 +110,8 @@ def test_grace_over_cuts_what_still_runs_and_exits_0(make_rig: MakeRig, model: s
     assert rig.tunnel.matching("grace time of 0.5 s is over"), rig.tunnel.log()
 
 
-def test_grace_over_during_a_stall(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--grace", "0.4")
+def test_grace_over_during_a_stall(make_rig: MakeRig) -> None:
+    rig = make_rig("--grace", "0.4")
     _, far = rig.open(receive_buffer=8192)
     far.push(bytes(250_000), 1000 * MB, 0.1)
     pids = everybody(rig)
@@ -121,10 +121,8 @@ def test_grace_over_during_a_stall(make_rig: MakeRig, model: str, end: str) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["int", "quit"])
-def test_interrupt_ends_everything_at_once(
-    make_rig: MakeRig, model: str, end: str, number: signal.Signals
-) -> None:
-    rig = make_rig(model, end)
+def test_interrupt_ends_everything_at_once(make_rig: MakeRig, number: signal.Signals) -> None:
+    rig = make_rig()
     near, _ = rig.open()
     pids = everybody(rig)
     rig.tunnel.signal(number)
@@ -133,8 +131,8 @@ def test_interrupt_ends_everything_at_once(
     assert near.how_it_ends(AT_ONCE) in ("FIN", "RST")
 
 
-def test_ctrl_c_reaches_every_process_and_leaves_no_traceback(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_ctrl_c_reaches_every_process_and_leaves_no_traceback(make_rig: MakeRig) -> None:
+    rig = make_rig()
     rig.open()
     pids = everybody(rig)
     rig.tunnel.signal_group(INTERRUPT)  # as a terminal does
@@ -144,9 +142,9 @@ def test_ctrl_c_reaches_every_process_and_leaves_no_traceback(make_rig: MakeRig,
     assert not rig.tunnel.matching("KeyboardInterrupt")
 
 
-def test_sigterm_to_every_process_is_one_stop(make_rig: MakeRig, model: str, end: str) -> None:
+def test_sigterm_to_every_process_is_one_stop(make_rig: MakeRig) -> None:
     """As a service manager does it: the whole group gets the signal."""
-    rig = make_rig(model, end)
+    rig = make_rig()
     near, far = rig.open()
     pids = everybody(rig)
     rig.tunnel.signal_group(TERMINATE)
@@ -162,8 +160,8 @@ def test_sigterm_to_every_process_is_one_stop(make_rig: MakeRig, model: str, end
 
 
 @pytest.mark.ends(SERVE)
-def test_drained_probe_does_not_delay_a_stop(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_drained_probe_does_not_delay_a_stop(make_rig: MakeRig) -> None:
+    rig = make_rig()
     before = len(rig.tunnel.lines)
     probe = rig.silent()
     probe.sock.sendall(pattern(100))
@@ -173,10 +171,10 @@ def test_drained_probe_does_not_delay_a_stop(make_rig: MakeRig, model: str, end:
 
 
 @pytest.mark.ends(SERVE)
-def test_port_is_free_again_after_a_stop(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_port_is_free_again_after_a_stop(make_rig: MakeRig) -> None:
+    rig = make_rig()
     rig.transfer()
     rig.tunnel.signal(TERMINATE)
     assert rig.tunnel.wait(2.0) == 0
-    again = make_rig(model, end, listen=[str(rig.place)])
+    again = make_rig(listen=[str(rig.place)])
     assert again.place == rig.place

@@ -14,8 +14,8 @@ STEP = 0.15
 
 
 @pytest.mark.parametrize("who", ["client", "target"])
-def test_stream_in_one_direction_keeps_a_connection_alive(make_rig: MakeRig, model: str, end: str, who: str) -> None:
-    rig = make_rig(model, end, "--timeout", str(IDLE))
+def test_stream_in_one_direction_keeps_a_connection_alive(make_rig: MakeRig, who: str) -> None:
+    rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open()
     sender, receiver = (near, far) if who == "client" else (far, near)
     for number in range(int(2.5 * IDLE / STEP)):
@@ -28,8 +28,8 @@ def test_stream_in_one_direction_keeps_a_connection_alive(make_rig: MakeRig, mod
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
-def test_silent_connection_is_cut_on_both_sides_with_the_reason(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--timeout", str(IDLE))
+def test_silent_connection_is_cut_on_both_sides_with_the_reason(make_rig: MakeRig) -> None:
+    rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open()
     near.send(b"last words")
     assert far.receive_exactly(10) == b"last words"
@@ -41,18 +41,18 @@ def test_silent_connection_is_cut_on_both_sides_with_the_reason(make_rig: MakeRi
     rig.is_healthy()
 
 
-def test_half_closed_connection_that_falls_silent_is_cut_too(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--timeout", str(IDLE))
+def test_half_closed_connection_that_falls_silent_is_cut_too(make_rig: MakeRig) -> None:
+    rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open()
     near.finish()
     assert far.receive_all() == b""
-    assert far.how_it_ends(3 * IDLE) in ("FIN", "RST")
-    assert near.how_it_ends(0.5) in ("FIN", "RST")
+    assert near.how_it_ends(3 * IDLE) in ("FIN", "RST")
+    rig.tunnel.wait_for_lines("cut: nothing moved")
     rig.is_healthy()
 
 
-def test_stalled_connection_is_cut(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--timeout", str(IDLE))
+def test_stalled_connection_is_cut(make_rig: MakeRig) -> None:
+    rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open(receive_buffer=8192)
     far.push(bytes(250_000), 10**9, 0.1)
     rig.tunnel.wait_for_lines("cut: nothing moved", within=4 * IDLE)

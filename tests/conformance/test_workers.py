@@ -30,8 +30,8 @@ def server_of(rig: Rig, near: Stream) -> int:
 
 
 @pytest.mark.pools
-def test_killed_worker_costs_its_own_stream_and_is_replaced(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=WORKERS)
+def test_killed_worker_costs_its_own_stream_and_is_replaced(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=WORKERS)
     (near, far), (other_near, other_far) = rig.open(), rig.open()
     before = child_pids(rig.pid)
     victim = server_of(rig, near)
@@ -48,8 +48,8 @@ def test_killed_worker_costs_its_own_stream_and_is_replaced(make_rig: MakeRig, m
 
 @pytest.mark.pools
 @pytest.mark.ends(SERVE)
-def test_all_workers_killed_at_once_are_all_replaced(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=WORKERS)
+def test_all_workers_killed_at_once_are_all_replaced(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=WORKERS)
     before = child_pids(rig.pid)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
@@ -63,8 +63,8 @@ def test_all_workers_killed_at_once_are_all_replaced(make_rig: MakeRig, model: s
 
 @pytest.mark.pools
 @pytest.mark.ends(SERVE)
-def test_workers_that_die_young_are_not_replaced_in_a_tight_loop(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=2)
+def test_workers_that_die_young_are_not_respawned_in_a_tight_loop(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=2)
     seen: set[int] = set()
     end_of_look = time.monotonic() + 2.5
     while time.monotonic() < end_of_look:
@@ -79,21 +79,21 @@ def test_workers_that_die_young_are_not_replaced_in_a_tight_loop(make_rig: MakeR
 
 
 @pytest.mark.pools
-def test_killed_master_takes_its_workers_along_and_frees_the_port(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=WORKERS)
+def test_killed_master_takes_its_workers_along_and_frees_the_port(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=WORKERS)
     workers = child_pids(rig.pid)
     os.kill(rig.pid, signal.SIGKILL)
     rig.tunnel.wait(1.0)
-    wait_until(lambda: not any(is_alive(pid) for pid in workers), 4.0, "idle workers end without their master")
-    again = make_rig(model, end, workers=WORKERS, listen=[str(rig.place)])
+    wait_until(lambda: not any(is_alive(pid) for pid in workers), 4.0, "idle workers end too")
+    again = make_rig(workers=WORKERS, listen=[str(rig.place)])
     again.is_healthy()
 
 
 @pytest.mark.pools
 @pytest.mark.ends(SERVE)
-def test_killed_master_takes_busy_workers_along_too(make_rig: MakeRig, model: str, end: str) -> None:
+def test_killed_master_takes_busy_workers_along_too(make_rig: MakeRig) -> None:
     """Clients that keep coming must not keep orphans alive: nobody could stop or replace them."""
-    rig = make_rig(model, end, workers=2)
+    rig = make_rig(workers=2)
     workers = child_pids(rig.pid)
     os.kill(rig.pid, signal.SIGKILL)
     rig.tunnel.wait(1.0)
@@ -107,8 +107,8 @@ def test_killed_master_takes_busy_workers_along_too(make_rig: MakeRig, model: st
 
 @pytest.mark.pools
 @pytest.mark.ends(SERVE)
-def test_orphan_finishes_its_client_before_it_ends(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=2)
+def test_orphan_finishes_its_client_before_it_ends(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=2)
     near, far = rig.open()
     worker = server_of(rig, near)
     os.kill(rig.pid, signal.SIGKILL)
@@ -122,8 +122,8 @@ def test_orphan_finishes_its_client_before_it_ends(make_rig: MakeRig, model: str
 
 @pytest.mark.pools
 @pytest.mark.ends(SERVE)
-def test_pool_grows_when_all_are_busy_and_stops_at_its_most(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--workers", "2:6", workers=0, warm=False)
+def test_pool_grows_when_all_are_busy_and_stops_at_its_most(make_rig: MakeRig) -> None:
+    rig = make_rig("--workers", "2:6", workers=0, warm=False)
     wait_until(lambda: len(child_pids(rig.pid)) == 2, 2.0, "the pool starts with its least")
     pairs = [rig.open() for _ in range(6)]
     assert len(child_pids(rig.pid)) == 6
@@ -140,8 +140,8 @@ def test_pool_grows_when_all_are_busy_and_stops_at_its_most(make_rig: MakeRig, m
 @pytest.mark.pools
 @pytest.mark.slow
 @pytest.mark.ends(SERVE)
-def test_pool_shrinks_to_its_least_when_clients_are_gone(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, "--workers", "2:5", workers=0, warm=False)
+def test_pool_shrinks_to_its_least_when_clients_are_gone(make_rig: MakeRig) -> None:
+    rig = make_rig("--workers", "2:5", workers=0, warm=False)
     for near, far in [rig.open() for _ in range(5)]:
         exchange(near, far, 1000)
         near.close()
@@ -152,8 +152,8 @@ def test_pool_shrinks_to_its_least_when_clients_are_gone(make_rig: MakeRig, mode
 
 @pytest.mark.pools
 @pytest.mark.ends(SERVE)
-def test_worker_that_is_killed_while_stopping_is_not_replaced(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end, workers=2)
+def test_worker_that_is_killed_while_stopping_is_not_replaced(make_rig: MakeRig) -> None:
+    rig = make_rig(workers=2)
     (near, _), (other_near, other_far) = rig.open(), rig.open()
     rig.tunnel.terminate()
     rig.tunnel.wait_for_lines("stopping")
@@ -164,11 +164,11 @@ def test_worker_that_is_killed_while_stopping_is_not_replaced(make_rig: MakeRig,
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE, LOCAL)
-def test_killed_child_of_a_client_costs_that_client_alone(make_rig: MakeRig, model: str, end: str) -> None:
-    rig = make_rig(model, end)
+def test_killed_child_of_a_client_costs_that_client_alone(make_rig: MakeRig) -> None:
+    rig = make_rig()
     (near, far), (other_near, other_far) = rig.open(), rig.open()
-    if MODELS[model].pool or not child_pids(rig.pid):
-        pytest.skip(f"{model} has no child for each client: a pool's workers have checks of their own")
+    if MODELS[rig.model].pool or not child_pids(rig.pid):
+        pytest.skip(f"{rig.model} has no child for each client: a pool's workers have checks of their own")
     os.kill(server_of(rig, near), signal.SIGKILL)
     assert near.how_it_ends(1.0) in ("FIN", "RST")
     assert far.how_it_ends(1.0) in ("FIN", "RST")
@@ -178,9 +178,9 @@ def test_killed_child_of_a_client_costs_that_client_alone(make_rig: MakeRig, mod
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE)
-def test_children_that_end_by_the_hundred_leave_no_zombie(make_rig: MakeRig, model: str, end: str) -> None:
+def test_children_that_end_by_the_hundred_leave_no_zombie(make_rig: MakeRig) -> None:
     """UNP 5.10: signals are not queued, so one SIGCHLD may stand for many children."""
-    rig = make_rig(model, end)
+    rig = make_rig()
     for _ in range(3):
         streams = [rig.near(first=b"x") for _ in range(60)]
         for stream in streams:

@@ -376,3 +376,30 @@ def test_up_and_down_share_nothing_that_changes(connect: Callable[[], Connection
         assert handed_on(up, bytes(100_000), (1000,))
         assert state(up) != up_before
         assert state(down) == before
+
+
+@pytest.mark.parametrize("kind", ["server", "forward", "socks"])
+def test_a_session_is_freed_without_the_garbage_collector(kind: str) -> None:
+    """A process that never collects, as the forking models do, would otherwise grow with each client."""
+    import gc
+
+    secret = SECRETS["aes-128-gcm"]
+
+    def one_client() -> None:
+        session: Session
+        if kind == "forward":
+            session = ForwardSession(secret, TARGET)
+        else:
+            session = ServerSession(secret) if kind == "server" else SocksSession(secret)
+            said = GREETING + REQUEST if kind == "socks" else passed(ForwardSession(secret, TARGET).up, b"x")
+            assert b"".join(feed(session.opening, said)) == (CHOSEN if kind == "socks" else b"")
+        session.up.buffer_updated(0)
+
+    one_client()
+    gc.collect()
+    gc.disable()
+    try:
+        one_client()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -14,7 +14,7 @@ from tests.core.feeding import SECRETS, feed
 from tunnel.address import Address, pack
 from tunnel.errors import HandshakeError, Truncated
 from tunnel.session import SocksSession
-from tunnel.socks import SocksError
+from tunnel.socks import SocksError, request
 
 GREETING = b"\5\1\0"
 CHOSEN = b"\5\0"
@@ -56,6 +56,11 @@ def test_a_request_names_its_target_and_gets_no_answer_before_it_is_dialled(
     assert heard.session.target == target
     assert heard.answers == CHOSEN
     assert heard.session.answer(None) == refusal(0)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_what_a_client_says_is_written_as_the_document_says(target: Address) -> None:
+    assert request(target) == GREETING + CONNECT + pack(target)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
 from typing import NamedTuple
 
 from tests.harness.wire import Credentials
@@ -85,19 +86,18 @@ class Program:
                     return found
                 left = deadline - time.monotonic()
                 ended = not self._reader.is_alive()
-                assert left > 0 and not ended, (
-                    f"{count} lines like {regex!r}: {len(found)} within {within:g} s, in this log:\n"
-                    + "\n".join(self.lines)
-                )
+                if left <= 0 or ended:
+                    said = f"{count} lines like {regex!r}: {len(found)} within {within:g} s, in this log:"
+                    raise AssertionError("\n".join([said, *self.lines]))
                 self._news.wait(min(left, 0.2))
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         self._process.send_signal(number)
 
     def terminate(self) -> None:
-        self.signal(signal.SIGTERM)
+        self.signal(SIGTERM)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def signal_group(self, number: Signals) -> None:
         """To the process and all that it started."""
         os.killpg(self.pid, number)
 
@@ -110,10 +110,8 @@ class Program:
 
     def kill(self) -> None:
         """Ends the process and everything that it started. Always works."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, SIGKILL)
         self._process.wait(10)
         self._reader.join(5)
         if self._process.stderr is not None:

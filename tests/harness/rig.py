@@ -228,7 +228,8 @@ class Rig:
         base = self.baseline
         assert base is not None
         threads = base.threads + DRAIN_THREADS * base.processes + RESOLVER_THREADS * self._resolves
-        descriptors = base.descriptors + DRAIN_DESCRIPTORS * base.processes + RESOLVER_DESCRIPTORS * self._resolves
+        descriptors = base.descriptors + DRAIN_DESCRIPTORS * base.processes
+        descriptors += RESOLVER_DESCRIPTORS * self._resolves
 
         def back() -> bool:
             now = holdings(self.pid)

@@ -1,6 +1,8 @@
 """A target for whole chains: its first line says what the client wants of it.
 
+    TAKE n          reads n bytes, then answers their SHA-256
     SINK            reads to the end, then answers the SHA-256 of what came
+    LAND            reads to the end, then puts the SHA-256 into `digests`
     SOURCE n        sends the first n bytes of CONTENT and ends
     ECHO            sends back what comes until it ends
     LAST n s        waits for the client's end, then s seconds more, then sends n bytes of CONTENT
@@ -38,6 +40,27 @@ def digest_of_rest(sock: socket.socket, begun: bytes = b"") -> str:
     while n := sock.recv_into(buffer):
         digest.update(buffer[:n])
     return digest.hexdigest()
+
+
+def digest_of(sock: socket.socket, size: int, begun: bytes = b"") -> str:
+    """The SHA-256 of what has come and of the next `size` bytes."""
+    digest = hashlib.sha256(begun)
+    buffer = memoryview(bytearray(READ))
+    while size:
+        n = sock.recv_into(buffer, min(size, READ))
+        if not n:
+            break
+        digest.update(buffer[:n])
+        size -= n
+    return digest.hexdigest()
+
+
+def ending_of(sock: socket.socket, begun: bytes) -> str:
+    """The SHA-256 of everything up to a clean end, or how it ended instead."""
+    try:
+        return digest_of_rest(sock, begun)
+    except OSError as error:
+        return type(error).__name__
 
 
 class Target:
@@ -90,6 +113,11 @@ class Target:
         word, *numbers = line.decode().split()
         if word == "SINK":
             sock.sendall(digest_of_rest(sock, rest).encode())
+        elif word == "TAKE":
+            sock.sendall(digest_of(sock, int(numbers[0]) - len(rest), rest).encode())
+            digest_of_rest(sock)
+        elif word == "LAND":
+            self.digests.put(ending_of(sock, rest))
         elif word == "SOURCE":
             sock.sendall(CONTENT[: int(numbers[0])])
             sock.shutdown(socket.SHUT_WR)
@@ -106,7 +134,7 @@ class Target:
         elif word == "FIRST":
             sock.sendall(b"first")
             sock.shutdown(socket.SHUT_WR)
-            self.digests.put(digest_of_rest(sock, rest))
+            self.digests.put(ending_of(sock, rest))
         elif word == "GET":
             page = CONTENT[:100_000]
             sock.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page))

@@ -81,11 +81,12 @@ class Route:
         else:
             for end in (target.place, target.greeter):
                 if case.front == SS_TUNNEL:
-                    front = self._run(Libev(directory, "ss-tunnel", secret, tunnel_address=str(end), **there))
+                    theirs = Libev(directory, "ss-tunnel", secret, tunnel_address=str(end), **there)
+                    self.fronts[end] = self._run(theirs).place
                 else:
                     words = ("--target", str(end))
-                    front = self._run(Tunnel(directory, "forward", case.model, secret, *words, config=there))
-                self.fronts[end] = front.place
+                    ours = Tunnel(directory, "forward", case.model, secret, *words, config=there)
+                    self.fronts[end] = self._run(ours).place
 
     def _run(self, program: P) -> P:
         self.programs.append(program)
@@ -131,12 +132,21 @@ def target() -> Iterator[Target]:
 
 
 @pytest.fixture(scope="session")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Route]]:
+def routes() -> Iterator[list[Route]]:
     """The one route that is up."""
     up: list[Route] = []
     yield up
     for route in up:
         route.close()
+
+
+@pytest.fixture
+def control(target: Target, tmp_path: Path) -> Iterator[Route]:
+    """Their two programs, and nothing of ours."""
+    require(*PROGRAMS)
+    route = Route(tmp_path, Case("none", "aes-256-gcm", CONTROL), target)
+    yield route
+    route.close()
 
 
 @pytest.fixture

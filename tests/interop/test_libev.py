@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.harness.stream import Task, sha256
-from tests.harness.targets import BANNER, CONTENT, DIGEST, SIZE, digest_of_rest, short_digest
+from tests.harness.targets import BANNER, CONTENT, DIGEST, SIZE, digest_of, digest_of_rest, short_digest
 from tests.interop.conftest import Route
 from tests.interop.peers import require
 
@@ -27,16 +27,14 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def test_fifty_megabytes_up(route: Route) -> None:
-    """And the half-close: the target's answer comes after the client's end."""
     with route.connect() as sock:
-        sock.sendall(b"SINK\n")
+        sock.sendall(b"TAKE %d\n" % SIZE)
         sock.sendall(CONTENT)
-        sock.shutdown(socket.SHUT_WR)
         assert receive_exactly(sock, 64).decode() == DIGEST
-        assert sock.recv(1) == b""
 
 
 def test_fifty_megabytes_down(route: Route) -> None:
+    """The target ends first: every byte, and then its end, reach the client."""
     with route.connect() as sock:
         sock.sendall(b"SOURCE %d\n" % SIZE)
         assert digest_of_rest(sock) == DIGEST
@@ -45,34 +43,39 @@ def test_fifty_megabytes_down(route: Route) -> None:
 def test_both_directions_at_once(route: Route) -> None:
     with route.connect() as sock:
         sock.sendall(b"ECHO\n")
-        sending = Task(lambda: (sock.sendall(CONTENT[: 8 * MB]), sock.shutdown(socket.SHUT_WR)))
-        assert digest_of_rest(sock) == short_digest(8 * MB)
+        sending = Task(lambda: sock.sendall(CONTENT[: 8 * MB]))
+        assert digest_of(sock, 8 * MB) == short_digest(8 * MB)
         sending.result()
 
 
-def test_client_ends_first_and_gets_ten_megabytes(route: Route) -> None:
+def test_client_that_ends_first_has_delivered_everything(route: Route) -> None:
+    """As much of a half-close as the peer can do: see test_peer_alone_cannot_half_close."""
     with route.connect() as sock:
-        sock.sendall(b"LAST %d 0.2\n" % (10 * MB))
-        sock.shutdown(socket.SHUT_WR)
-        assert digest_of_rest(sock) == short_digest(10 * MB)
-
-
-@pytest.mark.slow
-def test_client_ends_first_and_is_answered_after_seven_seconds(route: Route) -> None:
-    with route.connect() as sock:
-        sock.sendall(b"LAST %d 7\n" % MB)
-        sock.shutdown(socket.SHUT_WR)
-        assert digest_of_rest(sock) == short_digest(MB)
-
-
-def test_target_ends_first_and_gets_ten_megabytes(route: Route) -> None:
-    with route.connect() as sock:
-        sock.sendall(b"FIRST\n")
-        assert receive_exactly(sock, 5) == b"first"
-        assert sock.recv(1) == b""
+        sock.sendall(b"LAND\n")
         sock.sendall(CONTENT[: 10 * MB])
         sock.shutdown(socket.SHUT_WR)
         assert route.target.digests.get(timeout=10) == short_digest(10 * MB)
+
+
+@pytest.mark.parametrize("order", ["client", "target"])
+@pytest.mark.xfail(reason="shadowsocks-libev closes both sides at the first end of either")
+def test_peer_alone_cannot_half_close(control: Route, order: str) -> None:
+    """ss-local and ss-server, nothing of ours between: why the routes above are asked for less.
+
+    What we do at both ends is in tests/conformance.
+    """
+    with control.connect() as sock:
+        if order == "client":
+            sock.sendall(b"LAST %d 0.2\n" % MB)
+            sock.shutdown(socket.SHUT_WR)
+            assert digest_of_rest(sock) == short_digest(MB)
+        else:
+            sock.sendall(b"FIRST\n")
+            assert receive_exactly(sock, 5) == b"first"
+            assert sock.recv(1) == b""
+            sock.sendall(CONTENT[:MB])
+            sock.shutdown(socket.SHUT_WR)
+            assert control.target.digests.get(timeout=5) == short_digest(MB)
 
 
 def test_single_bytes(route: Route) -> None:
@@ -121,8 +124,7 @@ def test_fifty_transfers_at_once(route: Route) -> None:
             if number % 2:
                 sock.sendall(b"SOURCE %d\n" % size)
                 return digest_of_rest(sock)
-            sock.sendall(b"SINK\n" + CONTENT[:size])
-            sock.shutdown(socket.SHUT_WR)
+            sock.sendall(b"TAKE %d\n" % size + CONTENT[:size])
             return receive_exactly(sock, 64).decode()
 
     with ThreadPoolExecutor(count) as pool:
