@@ -29,6 +29,8 @@ class Model(NamedTuple):
     summary: str
     clients: int | None = None  # how many at once, where the design itself says so
     pool: tuple[int, int] | None = None  # workers, least and most, unless --workers says otherwise
+    slots: int = 1  # of the scoreboard, in models without a pool
+    copy: str | None = None  # how both directions are copied, unless --relay says otherwise; loops: None
 
     def load(self) -> Callable[[Server], None]:
         """The model's `serve`."""
@@ -39,10 +41,24 @@ class Model(NamedTuple):
 MODELS = {
     model.name: model
     for model in (
-        Model("iterative", "blocking", "UNP 30.4", "one client after the other", clients=1),
-        Model("fork", "blocking", "UNP 30.5", "one child process for each client"),
-        Model("thread", "blocking", "UNP 30.10", "two blocking threads for each client"),
-        Model("prefork", "blocking", "UNP 30.6", "a pool of children, all blocked in accept", pool=(2, 128)),
+        Model("iterative", "blocking", "UNP 30.4", "one client after the other", clients=1, copy="poll"),
+        Model("fork", "blocking", "UNP 30.5", "one child process for each client", slots=1024, copy="poll"),
+        Model(
+            "thread",
+            "blocking",
+            "UNP 30.10",
+            "two blocking threads for each client",
+            slots=1024,
+            copy="threads",
+        ),
+        Model(
+            "prefork",
+            "blocking",
+            "UNP 30.6",
+            "a pool of children, all blocked in accept",
+            pool=(2, 128),
+            copy="poll",
+        ),
         Model("select", "loop", "UNP 6.8", "one thread, non-blocking sockets, select"),
     )
 }

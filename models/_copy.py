@@ -224,6 +224,8 @@ def copy_by_fork(link: Link) -> None:
     Only for models whose clients are served by a main thread: signals are how a child's end is heard.
     """
 
+    status: int | None = None
+
     def on_child(_number: int, _frame: FrameType | None) -> None:
         nonlocal status
         ended, code = os.waitpid(pid, os.WNOHANG)
@@ -232,7 +234,6 @@ def copy_by_fork(link: Link) -> None:
             if code:  # out of the recv or send that we are blocked in
                 raise ConnectionResetError("the direction back was cut")
 
-    status: int | None = None
     pair = Pair(link)
     pid = os.fork()
     if pid == 0:

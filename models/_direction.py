@@ -26,7 +26,18 @@ NOW = socket.MSG_DONTWAIT
 class Direction:
     """From `source` to `destination` through `flow`. Works on blocking and non-blocking sockets."""
 
-    __slots__ = ("blocked", "broken", "count", "destination", "ended", "flow", "open", "pending", "reads", "source")
+    __slots__ = (
+        "blocked",
+        "broken",
+        "count",
+        "destination",
+        "ended",
+        "flow",
+        "open",
+        "pending",
+        "reads",
+        "source",
+    )
 
     def __init__(
         self, flow: Flow, source: socket.socket, destination: socket.socket, count: Callable[[int], None]

@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from models._relay import Opening, Relay
+from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from tunnel.address import Address
 from tunnel.dial import Dial, SockAddr
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 Callback = Callable[[], None]
 Found = list[SockAddr] | OSError
 Client = TypeVar("Client", Opening, Relay)
-NOTHING_DUE = 3600.0  # seconds
+NOTHING_DUE = 1.0  # seconds; then it is time for a sign of life
 ACCEPTS_AT_ONCE = 16  # then the clients that are there have their turn
 
 
@@ -119,15 +120,17 @@ def addresses_of(dial: Dial, target: Address) -> Found:
 class Loop:
     """Runs all clients of a server over a poller until the server is asked to stop."""
 
-    def __init__(self, server: Server, poller: Poller) -> None:
+    def __init__(self, server: Server, poller: Poller, slot: Slot) -> None:
         self.server = server
         self.poller = poller
+        self.slot = slot
         self.clients: set[Opening | Relay] = set()
-        self.handshakes = Deadlines(server.timeouts.handshake, Opening.on_handshake_expired)
-        self.connects = Deadlines(server.dial.timeout, Opening.on_connect_expired)
+        self.handshakes = Deadlines(server.service.timeouts.handshake, Opening.on_handshake_expired)
+        self.connects = Deadlines(server.service.dial.timeout, Opening.on_connect_expired)
+        self.talks = Deadlines(server.service.timeouts.idle, Opening.on_handshake_expired)
         self.greetings = Deadlines(FIRST_PAYLOAD_WAIT, Opening.on_patience_over)
-        self.idle = Deadlines(server.timeouts.idle, Relay.on_idle)
-        self._deadlines = (self.handshakes, self.connects, self.greetings, self.idle)
+        self.idle = Deadlines(server.service.timeouts.idle, Relay.on_idle)
+        self._deadlines = (self.handshakes, self.talks, self.connects, self.greetings, self.idle)
         self._accepting = False
         self._accept_again = 0.0  # monotonic; after descriptors have run out
         self._resolver: Resolver | None = None
@@ -135,19 +138,21 @@ class Loop:
     def run(self) -> None:
         """Returns once a stop was asked for and the last client has left."""
         stop = self.server.stop
+        self.slot.enter(ACCEPT)
         # fig: event loop
-        self.poller.on_readable(stop.fileno(), stop.clear_wakeup)
+        self.poller.on_readable(stop.fileno(), self._on_signal)
         while self.clients or not stop.requested:
             self._watch_listeners()
             self.poller.wait(self._seconds_to_wait())
+            self.slot.beat()
             for deadlines in self._deadlines:
                 deadlines.run()
         # end fig
 
     def resolve(self, target: Address, on_found: Callable[[Found], None]) -> None:
         """Answers by `on_found`: at once for a literal, else from the helper threads."""
-        if self.server.dial.literal(target):
-            on_found(addresses_of(self.server.dial, target))
+        if self.server.service.dial.literal(target):
+            on_found(addresses_of(self.server.service.dial, target))
             return
         try:
             self._start_resolver().ask(target, on_found)
@@ -158,9 +163,28 @@ class Loop:
         if self._resolver is None:
             from models._resolver import Resolver  # noqa: PLC0415 - its threads, for names only
 
-            self._resolver = Resolver(self.server.dial)
+            self._resolver = Resolver(self.server)
             self.poller.on_readable(self._resolver.fileno(), self._resolver.deliver)
         return self._resolver
+
+    def join(self, client: Opening | Relay) -> None:
+        """A client that this loop serves from now on."""
+        if not self.clients:
+            self.slot.enter(RELAY)
+        self.clients.add(client)
+
+    def leave(self, client: Opening | Relay) -> None:
+        self.clients.discard(client)
+        if not self.clients:
+            self.slot.enter(ACCEPT)
+
+    def _on_signal(self) -> None:
+        """A stop is seen by `run`; a reload may have brought other deadlines."""
+        self.server.stop.clear_wakeup()
+        timeouts = self.server.service.timeouts
+        self.handshakes.length = timeouts.handshake
+        self.talks.length = self.idle.length = timeouts.idle
+        self.connects.length = self.server.service.dial.timeout
 
     def _seconds_to_wait(self) -> float:
         due = min(deadlines.seconds_left() for deadlines in self._deadlines)
@@ -206,4 +230,10 @@ class Loop:
             accepted.close()
             return
         accepted.setblocking(False)
+        self.slot.accepted()
+        self.slot.enter(RELAY)
         Opening(self, accepted).start()
+        if self.server.accept.left is not None:
+            self.server.accept.left -= 1
+            if self.server.accept.left == 0:
+                self.server.stop.retire()

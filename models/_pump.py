@@ -86,9 +86,7 @@ def rehearse(server: Server) -> None:
     server.scoreboard.forget(slot)
 
 
-def connect(
-    server: Server, slot: Slot, session: Session, accepted: socket.socket
-) -> socket.socket | None:
+def connect(server: Server, slot: Slot, session: Session, accepted: socket.socket) -> socket.socket | None:
     """From accept to a dialled connection; None if there is none and the client knows all it may."""
     timeouts = server.service.timeouts
     deadline = time.monotonic() + timeouts.handshake
@@ -135,5 +133,8 @@ def read_opening(
         if not n:
             opening.eof()
             raise ClientLeft
+        slot.count_up(n)
         accepted.sendall(opening.buffer_updated(n))
+        if not session.dials:  # a service: as long as it is used
+            deadline = time.monotonic() + server.service.timeouts.idle
     return session.target

@@ -21,6 +21,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from models._direction import Direction, abort
@@ -51,20 +52,21 @@ def guarded(step: Callable[Concatenate[Machine, P], None]) -> Callable[Concatena
 class Opening:
     """A client from accept to a dialled connection."""
 
-    __slots__ = ("_addresses", "_deadline", "_loop", "_session", "accepted", "dialled")
+    __slots__ = ("_addresses", "_deadline", "_loop", "_session", "_talk", "accepted", "dialled")
 
     def __init__(self, loop: Loop, accepted: socket.socket) -> None:
         self._loop = loop
-        self._session = loop.server.new_session()
+        self._session = session = loop.server.service.new_session()
+        self._talk = Direction(session.opening, accepted, accepted, loop.slot.count_up)
         self._addresses: deque[SockAddr] = deque()
         self._deadline = time.monotonic() + loop.handshakes.length
         self.accepted = accepted
         self.dialled: socket.socket | None = None
-        loop.clients.add(self)
+        loop.join(self)
 
     def start(self) -> None:
         if self._session.target is None:
-            self._loop.handshakes.set(self)
+            (self._loop.handshakes if self._session.dials else self._loop.talks).set(self)
             self._loop.poller.on_readable(self.accepted.fileno(), self.on_request)
         else:
             self._resolve()
@@ -72,16 +74,16 @@ class Opening:
     # --- request ---
 
     def on_request(self) -> None:
-        opening = self._session.opening
+        self._converse(self._talk.read)
+
+    def on_answered(self) -> None:
+        self._converse(partial(self._talk.send, self._talk.pending))
+
+    def _converse(self, step: Callable[[], None]) -> None:
+        """One step of the opening, which may answer; then what it waits for next."""
+        talk, poller, fd = self._talk, self._loop.poller, self.accepted.fileno()
         try:
-            n = self.accepted.recv_into(opening.get_buffer())
-            if not n:
-                opening.eof()
-                self.close()
-                return
-            self._answer(opening.buffer_updated(n))
-        except BlockingIOError:
-            return
+            step()
         except ProtocolError as error:
             self._drain(error)
             return
@@ -89,11 +91,22 @@ class Opening:
             log.debug(f"left during the handshake: {describe(error)}", peer_name(self.accepted))
             self.close()
             return
-        opening.release()
-        if self._session.target is not None:
+        full = bool(talk.pending)
+        if full != talk.blocked:
+            talk.blocked = full
+            poller.on_readable(fd, None if full else self.on_request)
+            poller.on_writable(fd, self.on_answered if full else None)
+        if full:
+            return
+        talk.flow.release()
+        if not talk.open:
+            self.close()
+        elif self._session.target is not None:
             self._loop.handshakes.cancel(self)
-            self._loop.poller.on_readable(self.accepted.fileno(), None)
+            poller.on_readable(fd, None)
             self._resolve()
+        elif not self._session.dials:
+            self._loop.talks.set(self)
 
     def on_stop(self) -> None:
         """The server ends: a client that has not said where to go has nothing to lose."""
@@ -153,7 +166,7 @@ class Opening:
         poller = self._loop.poller
         while self._addresses:
             try:
-                self.dialled = self._loop.server.dial.start(self._addresses.popleft())
+                self.dialled = self._loop.server.service.dial.start(self._addresses.popleft())
             except OSError as error:
                 failure = error
                 continue
@@ -195,8 +208,9 @@ class Opening:
 
     def _become_relay(self, first: memoryview) -> None:
         assert self.dialled is not None
+        relay = Relay(self._loop, self._session, self.accepted, self.dialled)
         self._leave()
-        Relay(self._loop, self._session, self.accepted, self.dialled).start(first)
+        relay.start(first)
 
     # --- the end ---
 
@@ -213,10 +227,10 @@ class Opening:
     def _leave(self) -> None:
         """Takes this client out of everything that knows it."""
         loop = self._loop
-        for deadlines in (loop.handshakes, loop.connects, loop.greetings):
+        for deadlines in (loop.handshakes, loop.talks, loop.connects, loop.greetings):
             deadlines.cancel(self)
         loop.poller.forget(self.accepted.fileno())
-        loop.clients.discard(self)
+        loop.leave(self)
 
 
 class Relay:
@@ -229,10 +243,10 @@ class Relay:
         self._session = session
         self._accepted = accepted
         self._dialled = dialled
-        self._up = Direction(session.up, accepted, dialled)
-        self._down = Direction(session.down, dialled, accepted)
+        self._up = Direction(session.up, accepted, dialled, loop.slot.count_up)
+        self._down = Direction(session.down, dialled, accepted, loop.slot.count_down)
         self._moves = 0  # reads when the idle time was last looked at
-        loop.clients.add(self)
+        loop.join(self)
 
     @guarded
     def start(self, first: memoryview) -> None:
@@ -313,4 +327,4 @@ class Relay:
         self._loop.poller.forget(self._dialled.fileno())
         self._session.up.release()
         self._session.down.release()
-        self._loop.clients.discard(self)
+        self._loop.leave(self)

@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable
 
 from models._loop import Found, addresses_of
+from models._server import Server
 from tunnel.address import Address
-from tunnel.dial import Dial
 
 THREADS = 4  # as libuv's default pool
 
@@ -28,8 +28,8 @@ OnFound = Callable[[Found], None]
 class Resolver:
     """Answers `ask` through its callback, once the loop has called `deliver`."""
 
-    def __init__(self, dial: Dial) -> None:
-        self._dial = dial
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._asked: queue.SimpleQueue[tuple[Address, OnFound]] = queue.SimpleQueue()
         self._answered: queue.SimpleQueue[tuple[OnFound, Found]] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()
@@ -53,5 +53,5 @@ class Resolver:
     def _work(self) -> None:
         while True:
             target, on_found = self._asked.get()
-            self._answered.put((on_found, addresses_of(self._dial, target)))
+            self._answered.put((on_found, addresses_of(self._server.service.dial, target)))
             self._wake.send(b"\0")

@@ -26,7 +26,16 @@ from struct import Struct
 from typing import NamedTuple
 
 FREE, IDLE, LOCK, ACCEPT, HANDSHAKE, DIAL, RELAY, DRAIN = range(8)
-STATES = ("free", "idle", "waiting for the lock", "in accept", "handshake", "dialling", "relaying", "draining")
+STATES = (
+    "free",
+    "idle",
+    "waiting for the lock",
+    "in accept",
+    "handshake",
+    "dialling",
+    "relaying",
+    "draining",
+)
 WAITING = (ACCEPT, LOCK, IDLE)  # for a client
 WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
 

@@ -23,7 +23,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import FrameType
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class Stop:
         self.requested = False
         self.grace = grace  # seconds
         self.renewal = renewal
-        self.children: set[int] = set()  # pids that must not outlive an end at once
+        self.children: Collection[int] = ()  # pids that must not outlive an end at once
         self._listeners = listeners
         self.pid = 0  # of the process that the signals are meant for
         self._parent = 0

@@ -22,52 +22,45 @@ import gc
 import os
 import signal
 import socket
-from types import FrameType
 
-from models._master import reap_one, run_child
-from models._pump import describe, rehearse, serve_client
+from models._master import Children, run_child
+from models._pump import rehearse, serve_client
+from models._scoreboard import Slot
 from models._server import Server
 from tunnel.drain import Drain
-from tunnel.log import log
+from tunnel.log import describe, log
 
 
 def serve(server: Server) -> None:
     rehearse(server)
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object
-    children = server.stop.children
-
-    def reap(_number: int, _frame: FrameType | None) -> None:
-        # fig: SIGCHLD handler
-        while pid := reap_one()[0]:
-            children.symmetric_difference_update((pid,))
-        # end fig
-
-    signal.signal(signal.SIGCHLD, reap)
+    children = Children(server)
+    signal.signal(signal.SIGCHLD, children.reap)
+    own = server.scoreboard.take()
+    own.own()
     # fig: accept loop
-    while accepted := server.accept():
+    while accepted := server.accept(own):
+        slot = server.scoreboard.take()
         try:
             pid = os.fork()
         except OSError as error:
             log.error(f"client dropped: cannot fork: {describe(error)}")
-            accepted.close()
-            continue
-        if pid == 0:
-            run_child(lambda: serve_in_child(server, accepted))
-        # The child may have been reaped already: whoever of the two comes second removes the pid.
-        children.symmetric_difference_update((pid,))
+            server.scoreboard.forget(slot)
+        else:
+            if pid == 0:
+                run_child(lambda: serve_in_child(server, slot, accepted))  # noqa: B023 - at once
+            children.started(pid, slot)
         accepted.close()
     # end fig
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for pid in children:
-        os.kill(pid, signal.SIGTERM)
-    while children:
-        children.discard(os.wait()[0])
+    children.wait()
 
 
-def serve_in_child(server: Server, accepted: socket.socket) -> None:
+def serve_in_child(server: Server, slot: Slot, accepted: socket.socket) -> None:
     for listener in server.listeners:
         listener.close()
-    server = server._replace(drain=Drain(in_thread=False))
-    serve_client(server, accepted)
+    server.drain = Drain(in_thread=False)
+    slot.own()
+    slot.accepted()
+    serve_client(server, slot, accepted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a drain need not be finished, a transfer must
     server.drain.finish()

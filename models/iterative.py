@@ -21,7 +21,9 @@ from models._server import Server
 
 
 def serve(server: Server) -> None:
+    slot = server.scoreboard.take()
+    slot.own()
     # fig: accept loop
-    while accepted := server.accept():
-        serve_client(server, accepted)
+    while accepted := server.accept(slot):
+        serve_client(server, slot, accepted)
     # end fig

@@ -30,8 +30,6 @@ def serve(server: Server) -> None:
 
 def work(server: Server, slot: Slot) -> None:
     # fig: accept loop
-    while accepted := server.accept():
-        slot.busy()
-        serve_client(server, accepted)
-        slot.idle()
+    while accepted := server.accept(slot):
+        serve_client(server, slot, accepted)
     # end fig

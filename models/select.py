@@ -46,4 +46,6 @@ class Select(Poller):
 
 
 def serve(server: Server) -> None:
-    Loop(server, Select()).run()
+    slot = server.scoreboard.take()
+    slot.own()
+    Loop(server, Select(), slot).run()

@@ -22,23 +22,29 @@ from __future__ import annotations
 import socket
 import threading
 
-from models._pump import copy_by_threads, serve_client
+from models._pump import serve_client
 from models._server import Server
 from tunnel.log import log
 
 
 def serve(server: Server) -> None:
     threads: set[threading.Thread] = set()
+    main = server.scoreboard.take()
+    main.own()
 
     def serve_and_leave(accepted: socket.socket) -> None:
+        slot = server.scoreboard.take()
+        slot.own()
+        slot.accepted()
         try:
-            serve_client(server, accepted, copy_by_threads)
+            serve_client(server, slot, accepted)
         finally:
+            server.scoreboard.give_back(slot)
             threads.discard(threading.current_thread())
 
     # fig: accept loop
-    while accepted := server.accept():
-        thread = threading.Thread(target=serve_and_leave, args=(accepted,), daemon=True)
+    while accepted := server.accept(main):
+        thread = threading.Thread(target=serve_and_leave, args=[accepted], daemon=True)
         threads.add(thread)
         try:
             thread.start()

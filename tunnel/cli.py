@@ -97,6 +97,16 @@ def build_parser() -> Parser:
         f"127.0.0.1:{config.DEFAULT_LOCAL_PORT}",
     )
     commands.add_parser("models", help="list the server models", allow_abbrev=False)
+    status = commands.add_parser(
+        "status",
+        help="show who does what in a running server",
+        description="Show the scoreboard of a running server of yours.",
+        allow_abbrev=False,
+    )
+    status.add_argument("--pid", metavar="PID", type=int, help="the server with this process")
+    status.add_argument("--port", metavar="PORT", type=int, help="the server that listens on this port")
+    status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
+    status.add_argument("--json", action="store_true", help="as JSON, one object a line")
     keygen = commands.add_parser(
         "keygen",
         help="print a fresh random password",
@@ -133,7 +143,15 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         type=one(field("listen")),
         help=f"address to listen on (default: {listen}); may be repeated",
     )
-    if name == config.FORWARD:
+    if name == config.SERVE:
+        parser.add_argument(
+            "--service",
+            choices=("tunnel", "echo", "bytes", "relay"),
+            metavar="NAME",
+            help="tunnel; or without encryption: echo, bytes (a line with a number, answered by that"
+            " many bytes), relay (to --target) (default: tunnel)",
+        )
+    if name != config.LOCAL:
         place.add_argument(
             "--target", metavar="HOST:PORT", type=field("target"), help="where the tunnel leads to"
         )
@@ -172,6 +190,18 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         type=field("workers"),
         help="size of the pool, in models that have one; N for a fixed size",
     )
+    work.add_argument(
+        "--max-requests",
+        metavar="N",
+        type=field("max_requests"),
+        help="connections after which a pool's worker is replaced by a fresh one",
+    )
+    work.add_argument(
+        "--relay",
+        choices=("poll", "threads", "fork"),
+        metavar="WAY",
+        help="how a blocking model copies both directions: poll, threads, fork (default: the model's own)",
+    )
     for option, help_text in (
         ("timeout", "seconds without a byte either way before a connection is cut"),
         ("handshake-timeout", "seconds from accept to a whole request"),
@@ -186,6 +216,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             help=f"{help_text} (default: {config.DEFAULTS[name_in_file]:g})",
         )
     logs = parser.add_argument_group("log")
+    logs.add_argument("--log-file", metavar="FILE", help="instead of standard error; USR1 opens it again")
     logs.add_argument("--log-level", choices=LEVELS, metavar="LEVEL", help=", ".join(LEVELS))
     logs.add_argument("--log-format", choices=("text", "json"), metavar="FORMAT", help="text or json")
 
@@ -256,9 +287,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(shtab.complete(complete_files(build_parser(), shtab.FILE), arguments.shell))
         return os.EX_OK
-    from tunnel.start import start  # noqa: PLC0415 - the other commands need none of it
+    if arguments.command == "status":
+        from tunnel.status import print_status  # noqa: PLC0415
 
-    start(arguments.command, arguments)
+        return print_status(arguments)
+    from tunnel.start import Start  # noqa: PLC0415 - the other commands need none of it
+
+    Start(arguments.command, arguments).run()
     return os.EX_OK
 
 

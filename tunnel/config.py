@@ -24,6 +24,7 @@ from tunnel.log import LEVELS
 Values = dict[str, Any]
 
 SERVE, LOCAL, FORWARD = "serve", "local", "forward"
+HANDOVER = "UNP_TUNNEL_HANDOVER"  # in the environment: a program that SIGUSR2 started, see handover.py
 DEFAULT_MODEL = "thread"
 DEFAULT_PORT, DEFAULT_LOCAL_PORT = 8388, 1080
 DEFAULTS: Values = {
@@ -157,6 +158,10 @@ FIELDS: Mapping[str, Field] = {
     "target": Field(target, "HOST:PORT"),
     "model": Field(text, "a server model"),
     "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),
+    "max_requests": Field(number(1, 2**31), "a number from 1"),
+    "relay": one_of("poll", "threads", "fork"),
+    "service": one_of("tunnel", "echo", "bytes", "relay"),
+    "log_file": Field(text, "a file's path"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,

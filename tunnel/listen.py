@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tunnel.address import Address, encode_name
 from tunnel.errors import ConfigError, HandshakeError
 
 
-def listen(places: Sequence[Address], backlog: int, no_delay: bool) -> list[socket.socket]:
-    """A listening socket for each place. Raises ConfigError or OSError that names the place."""
+def listen(
+    places: Sequence[Address], backlog: int, no_delay: bool, inherited: Mapping[str, int]
+) -> list[socket.socket]:
+    """A listening socket for each place, inherited if a handover left it (place: descriptor).
+
+    Raises ConfigError or OSError that names the place.
+    """
     listeners = []
     for place in places:
+        if str(place) in inherited:
+            listeners.append(socket.socket(fileno=inherited[str(place)]))
+            listeners[-1].set_inheritable(False)
+            continue
         try:
             listeners.append(listen_on(place, len(places) == 1, backlog, no_delay))
         except HandshakeError as error:

@@ -21,10 +21,11 @@ LEVELS = ("debug", "info", "warning", "error")
 class Log:
     """Where lines go and which are wanted. One per process tree; children inherit it."""
 
-    __slots__ = ("as_json", "fd", "lost", "name", "threshold")
+    __slots__ = ("_path", "as_json", "fd", "lost", "name", "threshold")
 
     def __init__(self) -> None:
         self.fd = 2
+        self._path: str | None = None
         self.name = "tunnel"
         self.as_json = False
         self.threshold = LEVELS.index("info")
@@ -33,6 +34,25 @@ class Log:
     def configure(self, name: str, level: str, as_json: bool) -> None:
         """`name` is what the line is signed with, next to the pid: the model's."""
         self.name, self.threshold, self.as_json = name, LEVELS.index(level), as_json
+
+    def open(self, path: str | None) -> None:
+        """Lines go to this file from now on, appended; None: to standard error. Raises OSError."""
+        if path != self._path:
+            self._path = path
+            if path is None:
+                self.fd = 2
+            else:
+                self.reopen()
+
+    def reopen(self) -> None:
+        """Opens the file again, which somebody has moved away (SIGUSR1). Raises OSError."""
+        if self._path is not None:
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            if self.fd == 2:
+                self.fd = fd
+            else:
+                os.dup2(fd, self.fd, inheritable=False)
+                os.close(fd)
 
     def debug(self, text: str, subject: str = "") -> None:
         if self.threshold <= 0:

@@ -47,6 +47,7 @@ class Session:
 
     __slots__ = ("down", "opening", "up")
 
+    dials = True  # its opening ends with a target; False: it is a service, and all of it is opening
     opening: Opening
     up: Flow
     down: Flow

@@ -1,11 +1,12 @@
 """From what the user wants to a server that runs: serve, local and forward.
 
-    values (config.py) --> listeners --> Server --> model.serve(server)
-                             listen.py     `- new_session: which Session, with which secret
-                                           `- dial: targets, judged; or the one server
+    values --> listeners --> Server --> model.serve(server)
+    gather.py  listen.py       `- service: new_session, which Session, with which secret
+                               |           dial: targets, judged; or the one server
+                               `- SIGHUP: values again, another service      SIGUSR2: handover.py
 
     command    accepts           dials
-    serve      sealed streams    where they say
+    serve      sealed streams    where they say         or it is one of the book's services, services.py
     local      SOCKS5            its server
     forward    anything          its server
 
@@ -16,136 +17,144 @@ servers need is imported by those: what a server has imported is what its forks 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import socket
 from collections.abc import Callable, Sequence
 
 from models import MODELS
-from models._server import Accept, Rehearsal, Server, Timeouts, Workers
-from models._stop import Stop
+from models._scoreboard import Scoreboard
+from models._server import Rehearsal, Server, Service, Timeouts, Workers
+from models._stop import Renewal, Stop
 from tunnel import config, socks
 from tunnel.address import Address
 from tunnel.aead import Sealer
-from tunnel.config import FORWARD, LOCAL, SERVE, Values
+from tunnel.config import FORWARD, HANDOVER, LOCAL, SERVE, Values
 from tunnel.dial import Dial, is_own
-from tunnel.drain import Drain
 from tunnel.errors import ConfigError
+from tunnel.gather import Gatherer, listen_places, server_places
 from tunnel.keys import Secret
 from tunnel.listen import bound_address, listen, on_loopback
 from tunnel.log import log
 from tunnel.session import ForwardSession, ServerSession, Session, SocksSession
 
 
-def start(command: str, arguments: argparse.Namespace) -> None:
-    """Runs a server until it has been told to stop. Raises ConfigError or OSError before it runs."""
-    values, warnings = gather(arguments)
-    model = MODELS[values["model"]]
-    log.configure(model.name, values["log_level"], values["log_format"] == "json")
-    if model.pool is None and "workers" in values:
-        warnings.append(f"{model.name} has no pool: workers has no effect")
-    if values.get("mode") == "tcp_and_udp":
-        warnings.append("mode is tcp_and_udp, but UDP is not relayed: TCP only")
-    for warning in warnings:
-        log.warning(warning)
-    fresh = command == SERVE and "password" not in values and "key" not in values
-    if fresh:
-        values["password"] = config.new_password()
-    secret = config.secret_of(values, arguments.config or "command line")
-    servers = [] if command == SERVE else server_places(values)
-    if command == FORWARD and "target" not in values:
-        raise ConfigError("no target: expected --target HOST:PORT")
-    serve = model.load()
-    raise_file_limit(values.get("nofile"))
-    listeners = listen(listen_places(command, values), values["backlog"], values["no_delay"])
-    check_privacy(arguments.config, listeners)
-    stop = Stop(listeners, values["grace"])
-    stop.install()
-    server = Server(
-        listeners=listeners,
-        accept=Accept(listeners, stop),
-        new_session=session_factory(command, secret, values),
-        dial=Dial(judge(command, listeners, values), servers, values["connect_timeout"], values["no_delay"]),
-        stop=stop,
-        drain=Drain(),
-        timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
-        workers=Workers(*(values.get("workers") or model.pool or (1, 1))),
-        rehearsal=rehearsal(command, secret),
-    )
-    for listener in listeners:
-        log.info(f"{command} listens on {bound_address(listener)}, method {secret.method.name}")
-    if fresh:
-        print_first_steps(secret.method.name, values["password"], bound_address(listeners[0]))
-    serve(server)
-    log.info("stopped")
+class Start:
+    """One server of the command line, and what it can do again while it runs."""
+
+    def __init__(self, command: str, arguments: argparse.Namespace) -> None:
+        self._command = command
+        self._gatherer = Gatherer(command, arguments)
+
+    def run(self) -> None:
+        """Runs until told to stop. Raises ConfigError or OSError before the first accept."""
+        handover = None
+        if HANDOVER in os.environ:
+            from tunnel.handover import received  # noqa: PLC0415
+
+            handover = received()
+            self._gatherer.uri, self._gatherer.password = handover.uri, handover.password
+        self._values = values = self._read()
+        self._model = model = MODELS[values["model"]]
+        serve = model.load()
+        raise_file_limit(values.get("nofile"))
+        self._places = listen_places(self._command, values)
+        inherited = handover.listeners if handover else {}
+        self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited)
+        check_privacy(self._gatherer.path, self._listeners)
+        service = self._service(values)
+        stop = Stop(self._listeners, values["grace"], Renewal(self.reload, self.upgrade))
+        slots = service.workers.most if model.pool else model.slots
+        self._server = Server(self._listeners, service, stop, Scoreboard(slots, model.name, self._command))
+        stop.install()
+        for listener in self._listeners:
+            log.info(f"{self._command} listens on {bound_address(listener)}, {self._subject(values)}")
+        if handover:
+            handover.complete()
+        elif self._gatherer.password:
+            print_first_steps(values["method"], values["password"], bound_address(self._listeners[0]))
+        serve(self._server)
+        log.info("stopped")
+
+    def reload(self) -> bool:
+        """SIGHUP: the values again, for the connections to come. A mistake keeps the old ones."""
+        try:
+            values = self._read()
+            service = self._service(values)
+        except (ConfigError, OSError) as error:
+            log.error(f"configuration not read again: {error}")
+            return False
+        if values["model"] != self._model.name or listen_places(self._command, values) != self._places:
+            log.warning("another model or place to listen on takes a restart")
+        self._values, self._server.service = values, service
+        log.info("configuration read again")
+        return True
+
+    def upgrade(self) -> None:
+        """SIGUSR2: the program anew, on the same listeners."""
+        from tunnel.handover import hand_over  # noqa: PLC0415
+
+        hand_over(self._places, self._listeners, self._gatherer.uri, self._gatherer.password)
+
+    def _read(self) -> Values:
+        values, warnings = self._gatherer.read()
+        log.configure(values["model"], values["log_level"], values["log_format"] == "json")
+        log.open(values.get("log_file"))
+        for warning in warnings:
+            log.warning(warning)
+        return values
+
+    def _service(self, values: Values) -> Service:
+        """Raises ConfigError."""
+        command = self._command
+        model = MODELS[values["model"]]
+        name = values.get("service", "tunnel")
+        secret = config.secret_of(values, self._gatherer.path or "command line")
+        servers = [] if command == SERVE else server_places(values)
+        needs_target = command == FORWARD or name == "relay"
+        if needs_target and "target" not in values:
+            raise ConfigError("no target: expected --target HOST:PORT")
+        if values.get("relay") == "fork" and model.copy == "threads":
+            raise ConfigError(f"relay fork does not go with model {model.name}: expected threads or poll")
+        allows = judge(command, self._listeners, values)
+        return Service(
+            new_session=session_factory(command if name == "tunnel" else name, secret, values),
+            dial=Dial(allows, servers, values["connect_timeout"], values["no_delay"]),
+            timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
+            rehearsal=rehearsal(command if name == "tunnel" else name, secret),
+            workers=Workers(*(values.get("workers") or model.pool or (1, 1))),
+            max_requests=values.get("max_requests"),
+            copy=values.get("relay") or model.copy or "",
+        )
+
+    def _subject(self, values: Values) -> str:
+        name = values.get("service", "tunnel")
+        return f"method {values['method']}" if name == "tunnel" else f"service {name}"
 
 
-def gather(arguments: argparse.Namespace) -> tuple[Values, list[str]]:
-    """The values from defaults, file, URI and flags, in rising order, and warnings for the log."""
-    values: Values = dict(config.DEFAULTS)
-    warnings: list[str] = []
-    flags = {name: value for name, value in vars(arguments).items() if value is not None}
-    if "config" in flags:
-        from_file, warnings = config.read_file(flags["config"])
-        values |= from_file
-        if values["model"] not in MODELS:
-            expected = ", ".join(MODELS)
-            raise ConfigError(
-                f'{flags["config"]}: "model" is {values["model"]!r}: expected one of {expected}'
-            )
-    if uri := flags.pop("server", None):
-        values.pop("key", None)
-        values |= config.parse_uri(read_uri(uri))
-    if "password_file" in flags:
-        values.pop("key", None)
-        values["password"] = config.read_password(flags["password_file"])
-    values |= {name: value for name, value in flags.items() if name in config.FIELDS}
-    return values, warnings
-
-
-def read_uri(argument: str) -> str:
-    """The URI itself, or the first line of the file that holds it, or of standard input."""
-    if argument.startswith("ss://"):
-        return argument
-    return config.read_line(0 if argument == "-" else argument)
-
-
-def listen_places(command: str, values: Values) -> list[Address]:
-    """Where to listen: --listen, else what the file says for this end, else loopback."""
-    if "listen" in values:
-        places: list[Address] = values["listen"]
-        return places
-    if command == SERVE:
-        port = values.get("server_port", config.DEFAULT_PORT)
-        return [Address(host, port) for host in values.get("server", ["127.0.0.1"])]
-    port = values.get("local_port", config.DEFAULT_LOCAL_PORT)
-    return [Address(values.get("local_address", "127.0.0.1"), port)]
-
-
-def server_places(values: Values) -> list[Address]:
-    """The server that a client end dials; several: the next one if one does not answer."""
-    if "server" not in values:
-        raise ConfigError("no server: expected --server ss://..., or a --config that names one")
-    port = values.get("server_port", config.DEFAULT_PORT)
-    return [Address(host, port) for host in values["server"]]
-
-
-def session_factory(command: str, secret: Secret, values: Values) -> Callable[[], Session]:
-    """What makes the Session of each accepted connection."""
-    if command == SERVE:
+def session_factory(kind: str, secret: Secret, values: Values) -> Callable[[], Session]:
+    """What makes the Session of each accepted connection. `kind`: a command, or a service's name."""
+    if kind == SERVE:
         return lambda: ServerSession(secret)
-    if command == LOCAL:
+    if kind == LOCAL:
         return lambda: SocksSession(secret)
-    target: Address = values["target"]
-    return lambda: ForwardSession(secret, target)
+    if kind == FORWARD:
+        target: Address = values["target"]
+        return lambda: ForwardSession(secret, target)
+    from tunnel.services import service_factory  # noqa: PLC0415
+
+    return service_factory(kind, values.get("target"))
 
 
-def rehearsal(command: str, secret: Secret) -> Rehearsal:
+def rehearsal(kind: str, secret: Secret) -> Rehearsal:
     """What both sides of a connection to this end could say (models/_pump.py tells why)."""
     target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
-    if command == SERVE:
+    if kind == SERVE:
         return Rehearsal(bytes(ForwardSession(secret, target).up.buffer_updated(0)), b"x")
-    client = socks.request(target) if command == LOCAL else b"x"
-    return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)))
+    if kind in (LOCAL, FORWARD):
+        client = socks.request(target) if kind == LOCAL else b"x"
+        return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)))
+    return Rehearsal(b"1\n", b"x")
 
 
 def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:

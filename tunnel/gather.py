@@ -1,0 +1,96 @@
+"""The user's values from defaults, file, URI and flags, in rising order.
+
+Rules: read again as a whole by a reload. What can be read only once (standard input, a pipe) is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from models import MODELS
+from tunnel import config
+from tunnel.address import Address
+from tunnel.config import SERVE, Values
+from tunnel.errors import ConfigError
+
+
+class Gatherer:
+    """Reads the values. `uri` and `password` are what a handover or a first read left behind."""
+
+    def __init__(self, command: str, arguments: argparse.Namespace) -> None:
+        self.command = command
+        self.uri: str | None = None  # the text, once it has been read
+        self.password: str | None = None  # the fresh one of a server without configuration
+        self._arguments = arguments
+
+    @property
+    def path(self) -> str | None:
+        """The configuration file."""
+        path: str | None = self._arguments.config
+        return path
+
+    def read(self) -> tuple[Values, list[str]]:
+        """The values, and warnings for the log. Raises ConfigError, OSError."""
+        values: Values = dict(config.DEFAULTS)
+        warnings: list[str] = []
+        flags = {name: value for name, value in vars(self._arguments).items() if value is not None}
+        if self.path is not None:
+            from_file, warnings = config.read_file(self.path)
+            values |= from_file
+            if values["model"] not in MODELS:
+                expected = ", ".join(MODELS)
+                raise ConfigError(f'{self.path}: "model" is {values["model"]!r}: expected one of {expected}')
+        if argument := flags.pop("server", None):
+            if self.uri is None:
+                self.uri = read_uri(argument)
+            values.pop("key", None)
+            values |= config.parse_uri(self.uri)
+        if "password_file" in flags:
+            values.pop("key", None)
+            values["password"] = config.read_password(flags["password_file"])
+        values |= {name: value for name, value in flags.items() if name in config.FIELDS}
+        if self.command == SERVE and "password" not in values and "key" not in values:
+            self.password = values["password"] = self.password or config.new_password()
+        return values, warnings + useless(values)
+
+
+def useless(values: Values) -> list[str]:
+    """Warnings for what is set and has no effect."""
+    model = MODELS[values["model"]]
+    warnings = [
+        f"{model.name} has no pool: {name} has no effect"
+        for name in ("workers", "max_requests")
+        if name in values and model.pool is None
+    ]
+    if "relay" in values and model.copy is None:
+        warnings.append(f"{model.name} is a loop: relay has no effect")
+    if values.get("mode") == "tcp_and_udp":
+        warnings.append("mode is tcp_and_udp, but UDP is not relayed: TCP only")
+    return warnings
+
+
+def read_uri(argument: str) -> str:
+    """The URI itself, or the first line of the file that holds it, or of standard input."""
+    if argument.startswith("ss://"):
+        return argument
+    return config.read_line(0 if argument == "-" else argument)
+
+
+def listen_places(command: str, values: Values) -> list[Address]:
+    """Where to listen: --listen, else what the file says for this end, else loopback."""
+    if "listen" in values:
+        places: list[Address] = values["listen"]
+        return places
+    if command == SERVE:
+        port = values.get("server_port", config.DEFAULT_PORT)
+        return [Address(host, port) for host in values.get("server", ["127.0.0.1"])]
+    port = values.get("local_port", config.DEFAULT_LOCAL_PORT)
+    return [Address(values.get("local_address", "127.0.0.1"), port)]
+
+
+def server_places(values: Values) -> list[Address]:
+    """The server that a client end dials; several: the next one if one does not answer."""
+    if "server" not in values:
+        raise ConfigError("no server: expected --server ss://..., or a --config that names one")
+    port = values.get("server_port", config.DEFAULT_PORT)
+    return [Address(host, port) for host in values["server"]]

@@ -1,0 +1,186 @@
+"""`tunnel status`: the scoreboard of a running server, read from outside.
+
+    /proc/PID/fd/N -> /memfd:tunnel-scoreboard    opened read-only: the kernel says whose servers we may see
+    /proc/net/tcp                                 the depth of the accept queue (rx_queue of a listener)
+
+Rules: looking costs the server nothing; it is not asked, stopped or told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from models._scoreboard import NAME, STATES, Board, Entry, Totals
+
+EVERY = 1.0  # seconds, of --watch
+LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
+
+
+class Listener(NamedTuple):
+    """A listening socket, and how many connections wait in its queue for accept."""
+
+    port: int
+    queue: int
+
+
+class Found(NamedTuple):
+    """A running server: its scoreboard, and the process that made it."""
+
+    pid: int
+    board: Board
+    listeners: list[Listener]
+
+
+def print_status(arguments: argparse.Namespace) -> int:
+    """Shows one server, or all that match. Returns an exit code."""
+    while True:
+        servers = [server for server in find() if matches(server, arguments)]
+        if not servers:
+            print(
+                "tunnel status: no such server of yours runs: expected one of `tunnel serve`", file=sys.stderr
+            )
+            return os.EX_UNAVAILABLE
+        if arguments.watch and not arguments.json:
+            print("\033[H\033[J", end="")
+        for server in servers:
+            print(json.dumps(as_json(server)) if arguments.json else as_text(server), flush=True)
+        if not arguments.watch:
+            return os.EX_OK
+        time.sleep(EVERY)
+
+
+def matches(server: Found, arguments: argparse.Namespace) -> bool:
+    pids = {server.pid, *(entry.pid for entry in server.board.entries())}
+    ports = {listener.port for listener in server.listeners}
+    return (arguments.pid is None or arguments.pid in pids) and (
+        arguments.port is None or arguments.port in ports
+    )
+
+
+def find() -> Iterator[Found]:
+    """The servers whose memory this user may read, each once, under the process that made the board."""
+    queues = accept_queues()
+    for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
+        board = board_of(name)
+        if board is not None and board.totals().pid == int(name):
+            yield Found(int(name), board, listeners_of(name, queues))
+
+
+def board_of(pid: str) -> Board | None:
+    for fd, target in descriptors(pid):
+        if NAME in target:
+            try:
+                with open(f"/proc/{pid}/fd/{fd}", "rb") as file:
+                    memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            except OSError:
+                return None
+            return Board(memory, Board(memory, 0).totals().slots)
+    return None
+
+
+def descriptors(pid: str) -> Iterator[tuple[str, str]]:
+    """Descriptor and what it leads to; nothing of a process that has gone or is not ours."""
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            yield fd, os.readlink(f"/proc/{pid}/fd/{fd}")
+    except OSError:
+        return
+
+
+def accept_queues() -> dict[str, Listener]:
+    """Every listening socket of this network namespace, by its inode."""
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as file:
+                lines = file.readlines()[1:]
+        except FileNotFoundError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == LISTEN:
+                port, queue = fields[1].rpartition(":")[2], fields[4].partition(":")[2]
+                found[fields[9]] = Listener(int(port, 16), int(queue, 16))
+    return found
+
+
+def listeners_of(pid: str, queues: dict[str, Listener]) -> list[Listener]:
+    inodes = (target[len("socket:[") : -1] for _, target in descriptors(pid) if target.startswith("socket:["))
+    return [queues[inode] for inode in inodes if inode in queues]
+
+
+def sums(server: Found) -> tuple[Totals, list[Entry], int, int, int]:
+    """The header, the slots, and connections and bytes of both together."""
+    totals, entries = server.board.totals(), server.board.entries()
+    return (
+        totals,
+        entries,
+        totals.connections + sum(entry.connections for entry in entries),
+        totals.up + sum(entry.up for entry in entries),
+        totals.down + sum(entry.down for entry in entries),
+    )
+
+
+def as_json(server: Found) -> dict[str, Any]:
+    totals, entries, connections, up, down = sums(server)
+    now = time.monotonic()
+    return {
+        "pid": server.pid,
+        "command": totals.command,
+        "model": totals.model,
+        "started": totals.started,
+        "listeners": [listener._asdict() for listener in server.listeners],
+        "connections": connections,
+        "up": up,
+        "down": down,
+        "slots": [
+            {
+                "slot": entry.number,
+                "pid": entry.pid,
+                "tid": entry.tid,
+                "state": STATES[entry.state],
+                "seconds": round(now - entry.since, 3),
+                "connections": entry.connections,
+                "up": entry.up,
+                "down": entry.down,
+            }
+            for entry in entries
+        ],
+    }
+
+
+def as_text(server: Found) -> str:
+    from tabulate import tabulate  # noqa: PLC0415
+
+    totals, entries, connections, up, down = sums(server)
+    now = time.monotonic()
+    places = ", ".join(
+        f"port {listener.port} ({listener.queue} in the accept queue)" for listener in server.listeners
+    )
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(totals.started))
+    rows = [
+        (
+            entry.number,
+            entry.pid,
+            entry.tid,
+            STATES[entry.state],
+            f"{now - entry.since:.1f}",
+            entry.connections,
+            f"{entry.up / 1e6:.1f}",
+            f"{entry.down / 1e6:.1f}",
+        )
+        for entry in entries
+    ]
+    headers = ("slot", "pid", "tid", "state", "for s", "connections", "MB up", "MB down")
+    return (
+        f"tunnel {totals.command}, model {totals.model}, pid {server.pid}, since {since}: {places}\n"
+        f"{connections} connections, {up / 1e6:.1f} MB up, {down / 1e6:.1f} MB down\n\n"
+        + tabulate(rows, headers, disable_numparse=True, colalign=("right",) * 3 + ("left",) + ("right",) * 4)
+        + "\n"
+    )
