@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compare import bench, schema
+from compare import bench, schema, servers
 from compare.analysis import HEADLINES, METRICS, Analysis
 from compare.interrupt import Interrupt
 from compare.plan import SCENARIOS
@@ -163,8 +163,11 @@ def settings() -> Settings:
 def run_against(
     way: str, settings: Settings, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> Result:
+    monkeypatch.setattr(servers, "PATIENCE", 30.0)
     monkeypatch.setattr(bench, "TARGET", (sys.executable, "-m", "tests.compare.corrupting_target", way))
-    return run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+    result = run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+    assert result.elapsed < servers.PATIENCE, "the server waited for a connection that nobody closed"
+    return result
 
 
 def test_a_wrong_byte_down_is_invalid(
