@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html.parser
 import itertools
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -153,6 +155,23 @@ def test_report_in_html_quotes_the_source(finished: Finished) -> None:
     text = (finished.folder / "report.html").read_text()
     assert "while accepted := server.accept():" in text
     assert "# fig:" not in text
+
+
+def test_a_reader_that_has_gone_costs_no_report(command: Command, tmp_path: Path) -> None:
+    """As in `compare run | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    what = ["--models", "iterative", "--no-peers", "--scenarios", "connections", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "compare", "run", *what, "--duration", "0.05", "--out", str(tmp_path)],
+        env=command.environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 @pytest.fixture
