@@ -197,15 +197,15 @@ def measure(arguments: argparse.Namespace) -> int:
 
 
 def write(result: schema.Result, folder: str) -> None:
-    """The raw samples first, so that nothing after them can lose them."""
+    """The raw samples first, so that nothing after them can lose them; the terminal last: it may be gone."""
+    from compare.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
+
     save(folder, "result.json", schema.dump(result))
     analysis = Analysis(result)
     save(folder, "report.md", report.markdown(analysis))
-    print(report.terminal(analysis))
-    from compare.page import page  # noqa: PLC0415 - with the plots, the slowest part: the terminal comes first
-
     save(folder, "report.html", page(analysis))
-    print(f"\nwritten to {folder}: report.html, report.md, result.json")
+    print(report.terminal(analysis))
+    print(f"\nwritten to {folder}: report.html, report.md, result.json", flush=True)
 
 
 def save(folder: str, name: str, text: str) -> None:

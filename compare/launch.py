@@ -6,7 +6,7 @@ What exec keeps is set here, between fork and exec, in a process that has one th
 clean signal mask, and PR_SET_PDEATHSIG, which sends SIGINT ("at once") when compare dies without
 having been able to stop anything. The measured program is then exactly what a user would run.
 
-    python -I -S launch.py CORES PROGRAM ARGUMENT...        CORES: such as 0 or 0,2
+    python -I -S launch.py PARENT CORES PROGRAM ARGUMENT...     PARENT: its pid; CORES: such as 0 or 0,2
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ EX_NOT_FOUND = 127  # what a shell says
 
 
 def main() -> int:
-    parent = os.getppid()
-    cores, program = sys.argv[1], sys.argv[2:]
+    parent, cores, program = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would pass that on
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-    if os.getppid() != parent:  # it died before prctl
+    if os.getppid() != parent:  # it died before prctl, and no signal will come
         return 1
     try:
         os.execvp(program[0], program)  # noqa: S606 - no shell is wanted

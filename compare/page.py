@@ -83,7 +83,8 @@ def caution(analysis: Analysis) -> str:
         return ""
     count = f"{len(found)} thing{'s' if len(found) > 1 else ''} to know before believing the figures"
     partial = "" if analysis.result.complete else f"<p><strong>{esc(found[0])}</strong></p>"
-    folded = f"<details><summary>{count}</summary><ul>{items(found)}</ul></details>"
+    unfolded = " open" if len(found) <= 2 else ""
+    folded = f"<details{unfolded}><summary>{count}</summary><ul>{items(found)}</ul></details>"
     return f'<aside class="caution">{partial}{folded}</aside>'
 
 

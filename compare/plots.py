@@ -77,9 +77,6 @@ def draw(plot: Plot, width: int, narrow: bool) -> str:
     import vl_convert  # noqa: PLC0415 - 84 MB that only the report needs
 
     svg: str = vl_convert.vegalite_to_svg({"config": CONFIG, **plot.spec(width, narrow)})
-    prefix = f"{plot.key}-{'narrow' if narrow else 'wide'}-"
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}")  # two drawings share a page: their clips must not meet
     words = plot.sentence.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return re.sub(r"<svg\b", f'<svg role="img" aria-label="{words}"', svg, count=1)
 

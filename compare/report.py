@@ -193,12 +193,16 @@ def summary(analysis: Analysis) -> Table:
 
 
 def by_rank(analysis: Analysis) -> list[str]:
-    """Row names: servers by overall score, baselines last."""
+    """Row names: servers by overall rank, then score; baselines last."""
     overall = analysis.overall
-    scores = {name: item.value for name, item in overall.estimates.items()} if overall else {}
-    return sorted(
-        analysis.names, key=lambda name: (name not in analysis.servers, scores.get(name, float("inf")))
-    )
+    last = float("inf")
+
+    def place(name: str) -> tuple[bool, float, float]:
+        score = overall.estimates.get(name) if overall else None
+        rank = overall.ranks.get(name, last) if overall else last
+        return name not in analysis.servers, rank, score.value if score else last
+
+    return sorted(analysis.names, key=place)
 
 
 def libev_ratios(analysis: Analysis) -> Table | None:

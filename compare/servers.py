@@ -153,7 +153,8 @@ def spawn(program: Sequence[str], cores: Sequence[int], folder: str) -> subproce
 
 def launched(program: Sequence[str], cores: Sequence[int]) -> list[str]:
     """The command line that starts `program` by way of launch.py."""
-    return [sys.executable, "-I", "-S", compare.launch.__file__, ",".join(map(str, cores)), *program]
+    launcher = [sys.executable, "-I", "-S", compare.launch.__file__]
+    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), *program]
 
 
 def wait_until_listening(server: Server, interrupt: Interrupt) -> bool:

@@ -8,6 +8,9 @@ What the kernel gives: the CPU clock of a live process is exact to the nanosecon
 exact inside the kernel but shown in ticks of 10 ms (USER_HZ), rounded down, so a difference of two
 readings is off by up to two ticks: `TICK`. User and system are told apart by which of them a timer
 interrupt happens to hit (CONFIG_TICK_CPU_ACCOUNTING), so the sum is exact and the split is a poll.
+What a thread or a process does after its own last account, some 4 us of its end, only a cgroup sees:
+measured beside cpuacct.usage, all models agree to 0.1%, but `thread` by -2% and `fork` by -0.5%, and
+those for new connections only.
 
 Memory is PSS (smaps_rollup): a page shared by n processes counts 1/n in each, so the sum over a tree
 is what the tree takes.

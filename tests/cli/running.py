@@ -27,7 +27,7 @@ import tunnel as package
 from tests.core import wire
 
 ROOT = Path(package.__file__).parent.parent
-WATCHDOG = 20.0  # seconds; nothing here takes one
+WATCHDOG = 15.0  # seconds; nothing here takes one
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info|warning|error) [\w-]+\[\d+\] ?.*")
 LISTENS = re.compile(r"listens on (\[[^\]]+\]|[\d.]+):(\d+), method ([\w-]+)")
 # Root may do everything; a mistake that needs somebody lesser is made without capabilities.
@@ -103,7 +103,7 @@ class Running:
         assert self._process.stdin
         assert self._process.stderr
         self.pid = self._process.pid
-        self.err = ""
+        self.out = self.err = ""
         with watchdog(self._process):
             self._process.stdin.write(given)
             self._process.stdin.close()
@@ -141,11 +141,21 @@ class Running:
                 assert line, f"it ended before it said {text!r}:\n{self.err}"
                 self.err += line.decode()
 
+    def prints_until(self, text: str) -> None:
+        """Reads standard output until a line contains `text`."""
+        assert self._process.stdout
+        with watchdog(self._process):
+            while text not in self.out:
+                line = self._process.stdout.readline()
+                assert line, f"it ended before it printed {text!r}:\n{self.out}"
+                self.out += line.decode()
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> Ended:
         self._process.send_signal(number)
         out, err = self._process.communicate(timeout=WATCHDOG)
+        self.out += out.decode()
         self.err += err.decode()
-        return Ended(self._process.returncode, out.decode(), self.err)
+        return Ended(self._process.returncode, self.out, self.err)
 
     def family(self) -> list[int]:
         """The pids of the server and of all its descendants."""

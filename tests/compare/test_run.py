@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html.parser
 import itertools
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from compare import bench, schema
+from compare import bench, schema, servers
 from compare.analysis import HEADLINES, METRICS, Analysis
 from compare.interrupt import Interrupt
 from compare.plan import SCENARIOS
@@ -155,6 +157,23 @@ def test_report_in_html_quotes_the_source(finished: Finished) -> None:
     assert "# fig:" not in text
 
 
+def test_a_reader_that_has_gone_costs_no_report(command: Command, tmp_path: Path) -> None:
+    """As in `compare run | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    what = ["--models", "iterative", "--no-peers", "--scenarios", "connections", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "compare", "run", *what, "--duration", "0.05", "--out", str(tmp_path)],
+        env=command.environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
 @pytest.fixture
 def settings() -> Settings:
     return Settings(["bulk-up", "bulk-down", "connections"], 1, 0.05, 1, "aes-256-gcm")
@@ -163,8 +182,11 @@ def settings() -> Settings:
 def run_against(
     way: str, settings: Settings, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> Result:
+    monkeypatch.setattr(servers, "PATIENCE", 30.0)
     monkeypatch.setattr(bench, "TARGET", (sys.executable, "-m", "tests.compare.corrupting_target", way))
-    return run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+    result = run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+    assert result.elapsed < servers.PATIENCE, "the server waited for a connection that nobody closed"
+    return result
 
 
 def test_a_wrong_byte_down_is_invalid(

@@ -77,16 +77,25 @@ def test_interrupted_before_the_first_sample(command: Command, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_runs_leave_no_server(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["starting", "serving"])
+def test_killed_runs_leave_no_server(moment: str, command: Command, tmp_path: Path) -> None:
     """Nothing can be caught here: the kernel tells the servers (launch.py)."""
     run = OnTerminal(command, tmp_path)
     run.wait_for(r" 2/\d+")
+    if moment == "serving":
+        wait_until(
+            lambda: any("-m tunnel serve" in line and "launch" not in line for line in command.running())
+        )
     run.process.kill()
     run.end()
-    deadline = time.monotonic() + PATIENCE
-    while command.left_behind() and time.monotonic() < deadline:
-        pass
-    assert command.left_behind() == []
+    wait_until(lambda: command.running() == [])
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE / 4
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # Listens, hides a child that ignores SIGTERM, and then does as `stubborn` says.
@@ -143,12 +152,11 @@ def test_a_server_that_closes_at_once_is_the_servers_fault(started: Started, int
 
 
 def test_an_interrupt_during_the_start_stops_the_server(
-    command: Command, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+    started: Started, command: Command, interrupt: Interrupt
 ) -> None:
-    monkeypatch.setenv("COMPARE_TEST", command.mark)
     interrupt.requested = True
     with pytest.raises(Interrupted):
-        servers.start(ROWS["iterative"], "aes-256-gcm", [0], interrupt)
+        started("stubborn")
     assert command.left_behind() == []
 
 
