@@ -12,8 +12,10 @@ samples.
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -328,11 +330,36 @@ def framed(table: Table, style: str) -> str:
     )
 
 
-def terminal(analysis: Analysis) -> str:
-    """Verdict first, then the tables."""
-    parts = ["\n".join(verdict(analysis)), "\n".join(problems(analysis))]
+def fitted(table: Table, width: int) -> str:
+    """The table in as many pieces as it takes to be no wider than that, each with the rows' names."""
+    pieces = []
+    start, end = 1, len(table.headers)
+    while start < len(table.headers):
+        piece = framed(columns(table, start, end), "simple")
+        if end > start + 1 and max(map(len, piece.splitlines())) > width:
+            end -= 1
+            continue
+        pieces.append(piece)
+        start, end = end, len(table.headers)
+    return "\n\n".join(pieces)
+
+
+def columns(table: Table, start: int, end: int) -> Table:
+    """Its first column, and those from `start` up to `end`."""
+    headers = [table.headers[0], *table.headers[start:end]]
+    return table._replace(headers=headers, rows=[[row[0], *row[start:end]] for row in table.rows])
+
+
+def terminal(analysis: Analysis, width: int) -> str:
+    """Verdict first, then the tables, no wider than `width` characters."""
+
+    def lines(sentences: Sequence[str]) -> str:
+        fill = partial(textwrap.fill, width=width, break_on_hyphens=False, break_long_words=False)
+        return "\n".join(map(fill, sentences))
+
+    parts = [lines(verdict(analysis)), lines(problems(analysis))]
     parts += [
-        f"{table.title}\n{framed(table, 'simple')}\n{table.note}".rstrip() for table in tables(analysis)
+        f"{table.title}\n{fitted(table, width)}\n{lines([table.note])}".rstrip() for table in tables(analysis)
     ]
     return "\n\n".join(part for part in parts if part)
 
