@@ -58,8 +58,9 @@ def start(command: str, arguments: argparse.Namespace) -> None:
     raise_file_limit(values.get("nofile"))
     listeners = listen(listen_places(command, values), values["backlog"], values["no_delay"])
     check_privacy(arguments.config, listeners)
+    bound = [bound_address(listener) for listener in listeners]
     stop = Stop(listeners, values["grace"])
-    stop.install()
+    stop.install()  # from here on a listener may be a dead socket at any time
     server = Server(
         listeners=listeners,
         accept=Accept(listeners, stop),
@@ -71,10 +72,10 @@ def start(command: str, arguments: argparse.Namespace) -> None:
         workers=Workers(*(values.get("workers") or model.pool or (1, 1))),
         rehearsal=rehearsal(command, secret),
     )
-    for listener in listeners:
-        log.info(f"{command} listens on {bound_address(listener)}, method {secret.method.name}")
+    for address in bound:
+        log.info(f"{command} listens on {address}, method {secret.method.name}")
     if fresh:
-        print_first_steps(secret.method.name, values["password"], bound_address(listeners[0]))
+        print_first_steps(secret.method.name, values["password"], bound[0])
     serve(server)
     log.info("stopped")
 
