@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from tunnel.cli import Parser
 from tunnel.keys import DEFAULT_METHOD, METHODS
 
 EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+ENDLESS = 100_000  # characters in a line of a file
 
 ROUNDS, DURATION = 5, 2.0
 QUICK_ROUNDS, QUICK_DURATION = 3, 0.3
@@ -204,7 +207,8 @@ def write(result: schema.Result, folder: str) -> None:
     analysis = Analysis(result)
     save(folder, "report.md", report.markdown(analysis))
     save(folder, "report.html", page(analysis))
-    print(report.terminal(analysis))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else ENDLESS
+    print(report.terminal(analysis, width))
     print(f"\nwritten to {folder}: report.html, report.md, result.json", flush=True)
 
 

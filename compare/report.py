@@ -12,8 +12,10 @@ samples.
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -25,6 +27,7 @@ from compare.servers import LIBEV, PEER
 from compare.stats import Estimate, outliers
 
 FOREIGN = 0.2  # cores that others may use before a reader is told
+NOTES = 8  # of the samples' own, at most
 BOLD = "Bold: first in its column, or not to be told apart from it."
 LIMITED, UNUSABLE, NOTHING = "*", "!", "-"
 
@@ -110,47 +113,71 @@ def foreign(sample: Sample) -> float:
 
 def problems(analysis: Analysis) -> list[str]:
     """What a reader must know before believing the figures."""
+    return [
+        *circumstances(analysis),
+        *invalid(analysis),
+        *held_back(analysis),
+        *notes(analysis),
+        *strays(analysis),
+    ]
+
+
+def circumstances(analysis: Analysis) -> Iterator[str]:
     result = analysis.result
-    found = []
+    taken, rounds = len(result.samples), result.settings.rounds
     if not result.complete:
-        found.append(f"Partial: stopped after {len(result.samples)} of {result.planned} samples.")
+        yield f"Partial: stopped after {taken} of {result.planned} samples ({result.stopped})."
     busy = [share for sample in result.samples if (share := foreign(sample)) > FOREIGN]
     if busy:
-        found.append(
-            f"The machine was not ours alone: during {len(busy)} of {len(result.samples)} samples other "
-            f"programs used {FOREIGN:g} to {max(busy):.1f} cores. Intervals are wider for it."
+        yield (
+            f"The machine was not ours alone: during {len(busy)} of {taken} samples other programs used "
+            f"{FOREIGN:g} to {max(busy):.1f} cores. Intervals are wider for it."
         )
-    if result.settings.rounds < 3:
-        found.append(f"Only {result.settings.rounds} round(s): the intervals say little.")
-    by_reason: Counter[tuple[str, str, str]] = Counter(
-        (sample.row, sample.scenario, sample.invalid) for sample in analysis.invalid if sample.invalid
-    )
-    found += [
-        f"Invalid: {row}, {scenario}, {count} of {result.settings.rounds} samples: {reason}"
-        for (row, scenario, reason), count in by_reason.items()
-    ]
-    limited: dict[str, list[str]] = {}
+    if rounds < 3:
+        yield f"Only {rounds} round{'s' if rounds > 1 else ''}: the intervals say little."
+
+
+def invalid(analysis: Analysis) -> Iterator[str]:
+    reasons = Counter((sample.row, sample.scenario, sample.invalid) for sample in analysis.invalid)
+    for (row, scenario, reason), count in reasons.items():
+        yield f"Invalid: {row}, {scenario}, {count} of {analysis.result.settings.rounds} samples: {reason}"
+
+
+def held_back(analysis: Analysis) -> Iterator[str]:
+    """Throughput that says more about the generator than about the server."""
+    limited: dict[str, dict[str, list[str]]] = {}
     for metric in analysis.metrics:
         for row in analysis.servers:
             if reason := analysis.limited(metric, row):
-                limited.setdefault(reason, []).append(f"{row} {metric.scenario}")
-    found += [
-        f"Throughput not ranked ({reason}; marked {LIMITED}), CPU figures stand: {', '.join(where)}."
-        for reason, where in limited.items()
-    ]
-    notes = Counter(
-        f"{sample.row}, {sample.scenario}: {note}" for sample in result.samples for note in sample.notes
+                limited.setdefault(reason, {}).setdefault(metric.scenario, []).append(row)
+    for reason, where in limited.items():
+        listed = [
+            f"{scenario} ({'all' if len(rows) == len(analysis.servers) else ', '.join(rows)})"
+            for scenario, rows in where.items()
+        ]
+        yield f"Throughput not ranked, {reason} (CPU figures stand): {', '.join(listed)}."
+
+
+def notes(analysis: Analysis) -> Iterator[str]:
+    """What the samples themselves have to say, the most frequent first."""
+    said = Counter(
+        f"{sample.row}, {sample.scenario}: {note}"
+        for sample in analysis.result.samples
+        for note in sample.notes
     )
-    found += [f"Note: {note}" for note, _ in notes.most_common(8)]
-    if len(notes) > 8:
-        found.append(f"Note: {len(notes) - 8} more in result.json.")
+    for note, _ in said.most_common(NOTES):
+        yield f"Note: {note}"
+    if len(said) > NOTES:
+        yield f"Note: {len(said) - NOTES} more in result.json."
+
+
+def strays(analysis: Analysis) -> Iterator[str]:
     for metric in HEADLINES:
         if metric not in analysis.metrics:
             continue
         for row in analysis.servers:
             if strange := outliers(analysis.values(metric, row)):
-                found.append(f"Outlier, kept: {row}, {metric.scenario}, {len(strange)} of its samples.")
-    return found
+                yield f"Outlier, kept: {row}, {metric.scenario}, {len(strange)} of its samples."
 
 
 def cell(analysis: Analysis, key: str, row: str) -> str:
@@ -180,7 +207,7 @@ def summary(analysis: Analysis) -> Table:
     note = f"Medians over rounds. Rank: geometric mean of the CPU figures ({headline}), shared by"
     note += " those that cannot be told apart."
     if any(text.endswith(LIMITED) for row in rows for text in row):
-        note += f" {LIMITED} the generator, not the server, was the limit: the rate is not ranked."
+        note += f" {LIMITED} the server was not the limit: the rate is not ranked."
     if any(text == UNUSABLE for row in rows for text in row):
         note += f" {UNUSABLE} too few valid samples."
     best = {
@@ -328,11 +355,36 @@ def framed(table: Table, style: str) -> str:
     )
 
 
-def terminal(analysis: Analysis) -> str:
-    """Verdict first, then the tables."""
-    parts = ["\n".join(verdict(analysis)), "\n".join(problems(analysis))]
+def fitted(table: Table, width: int) -> str:
+    """The table in as many pieces as it takes to be no wider than that, each with the rows' names."""
+    pieces = []
+    start, end = 1, len(table.headers)
+    while start < len(table.headers):
+        piece = framed(columns(table, start, end), "simple")
+        if end > start + 1 and max(map(len, piece.splitlines())) > width:
+            end -= 1
+            continue
+        pieces.append(piece)
+        start, end = end, len(table.headers)
+    return "\n\n".join(pieces)
+
+
+def columns(table: Table, start: int, end: int) -> Table:
+    """Its first column, and those from `start` up to `end`."""
+    headers = [table.headers[0], *table.headers[start:end]]
+    return table._replace(headers=headers, rows=[[row[0], *row[start:end]] for row in table.rows])
+
+
+def terminal(analysis: Analysis, width: int) -> str:
+    """Verdict first, then the tables, no wider than `width` characters."""
+
+    def lines(sentences: Sequence[str]) -> str:
+        fill = partial(textwrap.fill, width=width, break_on_hyphens=False, break_long_words=False)
+        return "\n".join(map(fill, sentences))
+
+    parts = [lines(verdict(analysis)), lines(problems(analysis))]
     parts += [
-        f"{table.title}\n{framed(table, 'simple')}\n{table.note}".rstrip() for table in tables(analysis)
+        f"{table.title}\n{fitted(table, width)}\n{lines([table.note])}".rstrip() for table in tables(analysis)
     ]
     return "\n\n".join(part for part in parts if part)
 

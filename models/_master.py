@@ -150,6 +150,8 @@ class Pool:
         rehearse(self._server)
         gc.freeze()  # see fork.py
         signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
+        if self._server.stop.requested:
+            return  # by a SIGTERM that came before there was anybody to pass it on to
         while self._workers or not self._stopping:
             if not self._stopping:
                 self._fill()

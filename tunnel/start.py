@@ -66,13 +66,14 @@ class Start:
         stop = Stop(self._listeners, values["grace"], Renewal(self.reload, self.upgrade))
         slots = service.workers.most if model.pool else model.slots
         self._server = Server(self._listeners, service, stop, Scoreboard(slots, model.name, self._command))
-        stop.install()
-        for listener in self._listeners:
-            log.info(f"{self._command} listens on {bound_address(listener)}, {self._subject(values)}")
+        bound = [bound_address(listener) for listener in self._listeners]
+        stop.install()  # from here on a listener may be a dead socket at any time
+        for address in bound:
+            log.info(f"{self._command} listens on {address}, {self._subject(values)}")
         if handover:
             handover.complete()
         elif self._gatherer.password:
-            print_first_steps(values["method"], values["password"], bound_address(self._listeners[0]))
+            print_first_steps(values["method"], values["password"], bound[0])
         serve(self._server)
         log.info("stopped")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from compare import report
@@ -134,11 +136,21 @@ def test_text_from_the_result_is_escaped() -> None:
     assert "x&amp;y" in text
 
 
+def test_tables_fit_a_terminal_of_eighty_columns() -> None:
+    samples = [s for scenario in ("bulk-up", "bulk-down") for s in rounds("prefork", 0.8, scenario)]
+    analysis = Analysis(result_of(samples + rounds(LIBEV, 1.6)))
+    text, narrow = report.terminal(analysis, 10_000), report.terminal(analysis, 60)
+    assert max(map(len, text.splitlines())) > 80
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert set(re.findall(r"[\d.]+", text)) == set(re.findall(r"[\d.]+", narrow))
+    assert narrow.count("prefork") > text.count("prefork")  # each piece names its rows
+
+
 def test_bold_is_for_the_first_rank_alone() -> None:
     analysis = Analysis(result_of(rounds("thread", 0.8) + rounds("fork", 1.9)))
     assert "**0.805**" in report.markdown(analysis)
     assert "**1.911**" not in report.markdown(analysis)
-    assert "**" not in report.terminal(analysis)
+    assert "**" not in report.terminal(analysis, 200)
     assert {metric.key for metric in HEADLINES} == {"up_cpu", "down_cpu", "connection_cpu", "ping_cpu"}
 
 

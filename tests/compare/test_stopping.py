@@ -62,7 +62,7 @@ def test_interrupted_runs_keep_what_they_have(
     result = schema.load((tmp_path / "result.json").read_text())
     assert 3 <= len(result.samples) < result.planned
     assert not result.complete
-    assert f"Partial: stopped after {len(result.samples)} of {result.planned} samples." in out
+    assert f"Partial: stopped after {len(result.samples)} of {result.planned} samples (interrupted)." in out
     assert "Partial: stopped after" in (tmp_path / "report.md").read_text()
     assert "Partial: stopped after" in (tmp_path / "report.html").read_text()
     assert re.search(r"\[#*\.*\] 3/\d+, \d+ s left: round 1, [a-z-]+, \w+", run.shown)

@@ -5,6 +5,7 @@
     rig       that model at that end, shared with other checks; is_healthy() follows each of them
     make_rig  a server of the check's own: its flags, its death
 
+`@pytest.mark.costly` spreads the ends over the models: all pairs are run with `-m ""`.
 `@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
 `@pytest.mark.pools` keeps to models that have a pool of workers.
 """
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         SLOW,
         "ends(*names): the ends of the tunnel that a check is about (default: serve, local)",
         "two_clients: needs two clients at once; not for a model that has one at a time",
+        "costly: takes seconds; each model does it at one end, and at the others where slow checks run",
         "pools: about workers; only for models with a pool",
     ):
         config.addinivalue_line("markers", line)
@@ -39,14 +41,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "model" in metafunc.fixturenames:
-        names = list(MODELS)
-        if metafunc.definition.get_closest_marker("pools"):
-            names = [name for name in names if MODELS[name].pool]
-        metafunc.parametrize("model", names, scope="session")
-    if "end" in metafunc.fixturenames:
-        marker = metafunc.definition.get_closest_marker("ends")
-        metafunc.parametrize("end", marker.args if marker else (SERVE, LOCAL), scope="session")
+    marks = {mark.name: mark for mark in reversed([*metafunc.definition.iter_markers()])}  # the closest wins
+    names = [name for name in MODELS if "pools" not in marks or MODELS[name].pool]
+    if "end" not in metafunc.fixturenames:
+        if "model" in metafunc.fixturenames:
+            metafunc.parametrize("model", names, scope="session")
+        return
+    ends = marks["ends"].args if "ends" in marks else (SERVE, LOCAL)
+    pairs = []
+    for place, name in enumerate(names):
+        for end in ends:
+            left_out = "costly" in marks and end != ends[place % len(ends)]
+            pairs.append(pytest.param(name, end, marks=[pytest.mark.slow] if left_out else []))
+    metafunc.parametrize(("model", "end"), pairs, scope="session")
 
 
 @pytest.fixture(autouse=True)

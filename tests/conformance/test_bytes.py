@@ -23,6 +23,7 @@ def test_megabytes_both_ways_at_once_arrive_exactly(rig: Rig) -> None:
 
 @pytest.mark.parametrize("method", KEY_SIZES)
 @pytest.mark.ends(SERVE, LOCAL)
+@pytest.mark.costly
 def test_every_method(make_rig: MakeRig, method: str) -> None:
     rig = make_rig(credentials=Credentials(method, "pässword"), warm=False)
     near, far = rig.open()

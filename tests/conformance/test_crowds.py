@@ -19,17 +19,22 @@ NOFILE = 64  # descriptors for a whole server, where running out of them is the 
 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE, LOCAL)
+@pytest.mark.costly
 def test_300_connections_at_once_are_all_exact(make_rig: MakeRig) -> None:
     # A pool has as many clients at once as it has workers, so here it has enough of them.
     rig = make_rig(workers=CROWD + 1, warm=False)
-    pairs = [rig.open() for _ in range(CROWD)]
+    pairs = []
+    for number in range(CROWD):
+        near = rig.near(first=pattern(10_000, seed=number))
+        pairs.append((near, rig.far()))
     for number, (near, far) in enumerate(pairs):
-        near.send(pattern(30_000, seed=number))
+        near.send(pattern(20_000, seed=number + CROWD))
         far.send(pattern(30_000, seed=-number))
     for number, (near, far) in enumerate(pairs):
         near.finish()
         far.finish()
-        assert sha256(far.receive_all()) == sha256(pattern(30_000, seed=number))
+        sent = pattern(10_000, seed=number) + pattern(20_000, seed=number + CROWD)
+        assert sha256(far.receive_all()) == sha256(sent)
         assert sha256(near.receive_all()) == sha256(pattern(30_000, seed=-number))
     for near, far in pairs:
         near.close()
@@ -38,6 +43,7 @@ def test_300_connections_at_once_are_all_exact(make_rig: MakeRig) -> None:
 
 
 @pytest.mark.ends(SERVE, FORWARD)
+@pytest.mark.costly
 def test_more_clients_than_are_served_at_once_wait_their_turn(make_rig: MakeRig) -> None:
     rig = make_rig(workers=2)
     waiting = [rig.near(first=number.to_bytes(2, "big")) for number in range(40)]
@@ -54,6 +60,7 @@ def test_more_clients_than_are_served_at_once_wait_their_turn(make_rig: MakeRig)
 
 
 @pytest.mark.ends(SERVE, LOCAL)
+@pytest.mark.costly
 def test_out_of_descriptors_pauses_accepting_and_nothing_else(make_rig: MakeRig) -> None:
     rig = make_rig(config={"nofile": NOFILE})
     near, far = rig.open()
@@ -102,6 +109,7 @@ def test_request_while_descriptors_are_out_is_refused_and_no_more(make_rig: Make
 
 
 @pytest.mark.ends(SERVE, LOCAL)
+@pytest.mark.costly
 def test_quick_connections_leave_nothing_behind(make_rig: MakeRig) -> None:
     rig = make_rig()
     count = 500 if rig.model == "fork" and rig.end == SERVE else 100

@@ -113,6 +113,17 @@ def test_reset_after_the_other_side_had_ended(rig: Rig, who: str) -> None:
     assert staying.how_it_ends(1.0) == "RST"
 
 
+@pytest.mark.parametrize("who", ["client", "target"])
+def test_reset_of_a_side_that_did_not_read(rig: Rig, who: str) -> None:
+    near, far = rig.open(receive_buffer=8192)
+    leaving, staying = (near, far) if who == "client" else (far, near)
+    leaving.send(b"part of")
+    assert staying.receive_exactly(7) == b"part of"
+    staying.push(bytes(250_000), 1000 * MB, 0.1)
+    leaving.reset()
+    assert staying.how_it_ends(1.0) == "RST"
+
+
 def test_client_that_leaves_while_its_answer_comes(rig: Rig) -> None:
     near, far = rig.open()
     sending = Task(lambda: far.push(bytes(100_000), 1000 * MB, quiet=3.0))
@@ -177,6 +188,7 @@ def ask(rig: Rig) -> Stream:
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
+@pytest.mark.costly
 def test_client_that_resets_while_its_target_is_dialled(make_rig: MakeRig, end: str) -> None:
     with BlackHole() as hole:
         rig = make_rig("--connect-timeout", "0.4", server=hole, warm=False)
@@ -194,6 +206,7 @@ def test_client_that_resets_while_its_target_is_dialled(make_rig: MakeRig, end: 
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
+@pytest.mark.costly
 def test_target_that_does_not_answer_is_given_up_in_time(make_rig: MakeRig, end: str) -> None:
     with BlackHole() as hole:
         rig = make_rig("--connect-timeout", "0.6", server=hole, warm=False)

@@ -181,6 +181,7 @@ def test_silent_clients_do_not_keep_others_waiting(rig: Rig) -> None:
     rig.transfer(within=1.0)
 
 
+@pytest.mark.costly
 def test_handshake_deadline_counts_from_accept_and_no_byte_extends_it(make_rig: MakeRig) -> None:
     rig = make_rig("--handshake-timeout", str(HANDSHAKE))
     started = time.monotonic()
@@ -203,7 +204,7 @@ def test_every_failure_ends_at_the_same_deadline(make_rig: MakeRig) -> None:
     good = good_opening(rig)
     probes = (b"", random_bytes(10), random_bytes(221), good[:20], good[:-1] + b"\0")
     alone = MODELS[rig.model].clients == 1  # a silent one is the only client then
-    streams = [begin(rig, probe) for probe in (probes[1:] if alone else probes)]
+    streams = [begin(rig, probe) for probe in (probes[2::2] if alone else probes)]
     started = time.monotonic()
     for number, stream in enumerate(streams):
         assert stream.how_it_ends(HANDSHAKE + 1) == "FIN", f"probe {number}"

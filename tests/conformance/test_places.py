@@ -29,6 +29,7 @@ socket.getaddrinfo = getaddrinfo
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
+@pytest.mark.costly
 def test_ipv6_on_both_sides(make_rig: MakeRig) -> None:
     rig = make_rig(listen=["[::1]:0"], far_host="::1")
     near, far = rig.open()
@@ -47,6 +48,7 @@ def test_target_by_name(make_rig: MakeRig) -> None:
 
 
 @pytest.mark.ends(LOCAL, FORWARD)
+@pytest.mark.costly
 def test_server_by_name(make_rig: MakeRig) -> None:
     first = make_rig(warm=False)
     rig = make_rig(server=Place("localhost", first.far_place.port), warm=False, resolves=True)
@@ -89,6 +91,7 @@ def test_every_listener_of_a_list_serves(make_rig: MakeRig) -> None:
 
 
 @pytest.mark.ends(LOCAL, FORWARD)
+@pytest.mark.costly
 def test_every_listen_flag_serves(make_rig: MakeRig) -> None:
     rig = make_rig(listen=["127.0.0.1:0", "[::1]:0"])
     for _ in range(2):

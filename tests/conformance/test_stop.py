@@ -96,6 +96,7 @@ def test_second_sigterm_ends_at_once(make_rig: MakeRig) -> None:
     assert far.how_it_ends(AT_ONCE) in ("FIN", "RST")
 
 
+@pytest.mark.costly
 def test_grace_over_cuts_what_still_runs_and_exits_0(make_rig: MakeRig) -> None:
     rig = make_rig("--grace", "0.5")
     near, far = rig.open()
@@ -110,6 +111,7 @@ def test_grace_over_cuts_what_still_runs_and_exits_0(make_rig: MakeRig) -> None:
     assert rig.tunnel.matching("grace time of 0.5 s is over"), rig.tunnel.log()
 
 
+@pytest.mark.costly
 def test_grace_over_during_a_stall(make_rig: MakeRig) -> None:
     rig = make_rig("--grace", "0.4")
     _, far = rig.open(receive_buffer=8192)

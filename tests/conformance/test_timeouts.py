@@ -9,16 +9,17 @@ import pytest
 from tests.conformance.conftest import MakeRig
 from tests.harness.rig import FORWARD, LOCAL, SERVE
 
-IDLE = 0.6  # seconds
-STEP = 0.15
+IDLE = 0.4  # seconds
+STEP = 0.1
 
 
 @pytest.mark.parametrize("who", ["client", "target"])
+@pytest.mark.costly
 def test_stream_in_one_direction_keeps_a_connection_alive(make_rig: MakeRig, who: str) -> None:
     rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open()
     sender, receiver = (near, far) if who == "client" else (far, near)
-    for number in range(int(2.5 * IDLE / STEP)):
+    for number in range(int(2.2 * IDLE / STEP)):
         sender.send(bytes([number]))
         assert receiver.receive_exactly(1) == bytes([number])
         time.sleep(STEP)  # the rhythm is the subject
@@ -28,6 +29,7 @@ def test_stream_in_one_direction_keeps_a_connection_alive(make_rig: MakeRig, who
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
+@pytest.mark.costly
 def test_silent_connection_is_cut_on_both_sides_with_the_reason(make_rig: MakeRig) -> None:
     rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open()
@@ -41,6 +43,7 @@ def test_silent_connection_is_cut_on_both_sides_with_the_reason(make_rig: MakeRi
     rig.is_healthy()
 
 
+@pytest.mark.costly
 def test_half_closed_connection_that_falls_silent_is_cut_too(make_rig: MakeRig) -> None:
     rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open()
@@ -51,6 +54,7 @@ def test_half_closed_connection_that_falls_silent_is_cut_too(make_rig: MakeRig) 
     rig.is_healthy()
 
 
+@pytest.mark.costly
 def test_stalled_connection_is_cut(make_rig: MakeRig) -> None:
     rig = make_rig("--timeout", str(IDLE))
     near, far = rig.open(receive_buffer=8192)

@@ -31,8 +31,8 @@ NAMED = ("target.test", 80)  # where `near` asks to go at the client end; nobody
 # A server starts these with the first bad handshake and the first name, and keeps them.
 DRAIN_THREADS, DRAIN_DESCRIPTORS = 1, 2
 RESOLVER_THREADS, RESOLVER_DESCRIPTORS = 4, 2
-IDLE_WINDOW = 0.12  # seconds of looking at an idle server
-IDLE_CPU = 0.04  # seconds of CPU in that window that are too many: /proc counts in 0.01
+IDLE_WINDOW = 0.07  # seconds of looking at an idle server
+IDLE_CPU = 0.03  # seconds of CPU in that window that are too many: /proc counts in 0.01
 
 
 class Rig:
