@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -59,6 +60,8 @@ class Start:
         serve = model.load()
         raise_file_limit(values.get("nofile"))
         self._places = listen_places(self._command, values)
+        # A supervisor may stop what has only just begun to listen: it waits until that can be obeyed.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         inherited = handover.listeners if handover else {}
         self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited)
         check_privacy(self._gatherer.path, self._listeners)
@@ -66,14 +69,14 @@ class Start:
         stop = Stop(self._listeners, values["grace"], Renewal(self.reload, self.upgrade))
         slots = service.workers.most if model.pool else model.slots
         self._server = Server(self._listeners, service, stop, Scoreboard(slots, model.name, self._command))
-        bound = [bound_address(listener) for listener in self._listeners]
-        stop.install()  # from here on a listener may be a dead socket at any time
-        for address in bound:
-            log.info(f"{self._command} listens on {address}, {self._subject(values)}")
+        stop.install()
+        for listener in self._listeners:
+            log.info(f"{self._command} listens on {bound_address(listener)}, {self._subject(values)}")
         if handover:
             handover.complete()
         elif self._gatherer.password:
-            print_first_steps(values["method"], values["password"], bound[0])
+            print_first_steps(values["method"], values["password"], bound_address(self._listeners[0]))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         serve(self._server)
         log.info("stopped")
 
