@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
@@ -56,11 +57,12 @@ def start(command: str, arguments: argparse.Namespace) -> None:
         raise ConfigError("no target: expected --target HOST:PORT")
     serve = model.load()
     raise_file_limit(values.get("nofile"))
+    # A supervisor may stop what has only just begun to listen: it waits until that can be obeyed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     listeners = listen(listen_places(command, values), values["backlog"], values["no_delay"])
     check_privacy(arguments.config, listeners)
-    bound = [bound_address(listener) for listener in listeners]
     stop = Stop(listeners, values["grace"])
-    stop.install()  # from here on a listener may be a dead socket at any time
+    stop.install()
     server = Server(
         listeners=listeners,
         accept=Accept(listeners, stop),
@@ -72,10 +74,11 @@ def start(command: str, arguments: argparse.Namespace) -> None:
         workers=Workers(*(values.get("workers") or model.pool or (1, 1))),
         rehearsal=rehearsal(command, secret),
     )
-    for address in bound:
-        log.info(f"{command} listens on {address}, method {secret.method.name}")
+    for listener in listeners:
+        log.info(f"{command} listens on {bound_address(listener)}, method {secret.method.name}")
     if fresh:
-        print_first_steps(secret.method.name, values["password"], bound[0])
+        print_first_steps(secret.method.name, values["password"], bound_address(listeners[0]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     serve(server)
     log.info("stopped")
 
