@@ -12,9 +12,11 @@ Rules: importing this imports no model; a server pays only for the one that it r
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from models._server import Server
@@ -25,12 +27,22 @@ class Model(NamedTuple):
 
     name: str
     family: str
-    source: str  # the section of UNIX Network Programming, vol. 1, 3rd ed.
+    source: str  # the section of UNIX Network Programming, vol. 1, 3rd ed., or where else it comes from
     summary: str
     clients: int | None = None  # how many at once, where the design itself says so
     pool: tuple[int, int] | None = None  # workers, least and most, unless --workers says otherwise
-    slots: int = 1  # of the scoreboard, in models without a pool
     copy: str | None = None  # how both directions are copied, unless --relay says otherwise; loops: None
+    needs: str | None = None  # what this system may lack: "epoll", or a package
+
+    def missing(self) -> str | None:
+        """Why this system cannot run it, and what would make it run; None if it can."""
+        if self.needs is None:
+            return None
+        if self.needs == "epoll":
+            return None if hasattr(select, "epoll") else "epoll is Linux's own: run it there"
+        if find_spec(self.needs):
+            return None
+        return f"{self.needs} is not installed: pip install 'unp-tunnel[loops]'"
 
     def load(self) -> Callable[[Server], None]:
         """The model's `serve`."""
@@ -38,27 +50,36 @@ class Model(NamedTuple):
         return serve
 
 
+def blocking(name: str, source: str, summary: str, **more: Any) -> Model:
+    return Model(name, "blocking", source, summary, **({"copy": "poll"} | more))
+
+
+def loop(name: str, source: str, summary: str, **more: Any) -> Model:
+    return Model(name, "loop", source, summary, **more)
+
+
+PROCESSES, THREADS = (2, 128), (16, 16)  # of a pool
 MODELS = {
     model.name: model
     for model in (
-        Model("iterative", "blocking", "UNP 30.4", "one client after the other", clients=1, copy="poll"),
-        Model("fork", "blocking", "UNP 30.5", "one child process for each client", slots=1024, copy="poll"),
-        Model(
-            "thread",
-            "blocking",
-            "UNP 30.10",
-            "two blocking threads for each client",
-            slots=1024,
-            copy="threads",
-        ),
-        Model(
-            "prefork",
-            "blocking",
-            "UNP 30.6",
-            "a pool of children, all blocked in accept",
-            pool=(2, 128),
-            copy="poll",
-        ),
-        Model("select", "loop", "UNP 6.8", "one thread, non-blocking sockets, select"),
+        blocking("iterative", "UNP 30.4", "one client after the other", clients=1),
+        blocking("fork", "UNP 30.5", "one child process for each client"),
+        blocking("thread", "UNP 30.10", "two blocking threads for each client", copy="threads"),
+        blocking("prefork", "UNP 30.6", "a pool of children, all blocked in accept", pool=PROCESSES),
+        blocking("prefork-fcntl", "UNP 30.7", "the same, a file lock around accept", pool=PROCESSES),
+        blocking("prefork-mutex", "UNP 30.8", "the same, a robust mutex in shared memory", pool=PROCESSES),
+        blocking("prefork-fdpass", "UNP 30.9", "the parent accepts, and passes descriptors", pool=PROCESSES),
+        blocking("prefork-reuseport", "after UNP", "a listener for each child, SO_REUSEPORT", pool=(8, 8)),
+        blocking("prethread", "UNP 30.11", "a pool of threads, a lock around accept", pool=THREADS),
+        blocking("prethread-queue", "UNP 30.12", "main accepts, a queue, a pool of threads", pool=THREADS),
+        loop("select", "UNP 6.8", "one thread, non-blocking sockets, select"),
+        loop("poll", "UNP 6.11", "the same, with poll"),
+        loop("epoll", "libuv", "libuv's loop, by its own names", needs="epoll"),
+        loop("prefork-epoll", "after UNP", "an epoll loop for each child", pool=(2, 2), needs="epoll"),
+        loop("sigio", "UNP 25", "signal-driven accept"),
+        loop("trampoline", "Beazley", "generators as coroutines, over a small scheduler"),
+        loop("asyncio", "Python", "BufferedProtocol on the standard loop"),
+        loop("uvloop", "libuv", "BufferedProtocol on the real libuv", needs="uvloop"),
+        loop("tornado", "Tornado", "TCPServer and IOStream", pool=(1, 1), needs="tornado"),
     )
 }

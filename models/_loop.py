@@ -62,6 +62,7 @@ class Poller:
             self.readers[fd] = callback
         else:
             self.readers.pop(fd, None)
+        self.changed(fd)
 
     def on_writable(self, fd: int, callback: Callback | None) -> None:
         """Calls `callback` whenever `fd` is writable, or no longer."""
@@ -69,11 +70,16 @@ class Poller:
             self.writers[fd] = callback
         else:
             self.writers.pop(fd, None)
+        self.changed(fd)
 
     def forget(self, fd: int) -> None:
         """No more of `fd`, which is about to be closed."""
-        self.on_readable(fd, None)
-        self.on_writable(fd, None)
+        self.readers.pop(fd, None)
+        self.writers.pop(fd, None)
+        self.changed(fd)
+
+    def changed(self, fd: int) -> None:
+        """What `fd` is watched for may have changed; for those who must tell the kernel."""
 
 
 class Deadlines(Generic[Client]):

@@ -32,6 +32,7 @@ class ClientLeft(Exception):
 
 def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
     """Serves one connection and closes it."""
+    slot.accepted()
     service = server.service
     session = service.new_session()
     dialled = None

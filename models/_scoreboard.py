@@ -40,6 +40,7 @@ WAITING = (ACCEPT, LOCK, IDLE)  # for a client
 WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
 
 NAME = "tunnel-scoreboard"
+SLOTS = 1024  # 64 KiB; more workers, threads or children than that work unseen
 MAGIC = b"unpt\1"
 HEADER = Struct("=8sIIdQQQ32s16s")  # magic, slots, pid, started, connections, up, down, model, command
 TOTALS, TOTALS_AT = Struct("=QQQ"), 24  # within HEADER: connections, up, down
@@ -85,7 +86,7 @@ class Totals(NamedTuple):
 class Scoreboard:
     """The board of one server. Made before the first fork."""
 
-    def __init__(self, slots: int, model: str, command: str) -> None:
+    def __init__(self, model: str, command: str, slots: int = SLOTS) -> None:
         size = up_to_line(HEADER.size) + up_to_line(slots) + slots * ALIGN
         self._fd = os.memfd_create(NAME) if hasattr(os, "memfd_create") else -1
         if self._fd >= 0:

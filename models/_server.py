@@ -126,7 +126,6 @@ class Accept:
                 self._short = False
                 if self.left is not None:
                     self.left -= 1
-                slot.accepted()
                 return accepted
         return None
 

@@ -60,7 +60,6 @@ def serve_in_child(server: Server, slot: Slot, accepted: socket.socket) -> None:
         listener.close()
     server.drain = Drain(in_thread=False)
     slot.own()
-    slot.accepted()
     serve_client(server, slot, accepted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a drain need not be finished, a transfer must
     server.drain.finish()

@@ -35,7 +35,6 @@ def serve(server: Server) -> None:
     def serve_and_leave(accepted: socket.socket) -> None:
         slot = server.scoreboard.take()
         slot.own()
-        slot.accepted()
         try:
             serve_client(server, slot, accepted)
         finally:

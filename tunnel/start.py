@@ -67,8 +67,7 @@ class Start:
         check_privacy(self._gatherer.path, self._listeners)
         service = self._service(values)
         stop = Stop(self._listeners, values["grace"], Renewal(self.reload, self.upgrade))
-        slots = service.workers.most if model.pool else model.slots
-        self._server = Server(self._listeners, service, stop, Scoreboard(slots, model.name, self._command))
+        self._server = Server(self._listeners, service, stop, Scoreboard(model.name, self._command))
         stop.install()
         for listener in self._listeners:
             log.info(f"{self._command} listens on {bound_address(listener)}, {self._subject(values)}")
