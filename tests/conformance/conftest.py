@@ -66,7 +66,7 @@ def _enough_clients(request: pytest.FixtureRequest) -> None:
 
 def pool_of(model: str, workers: int) -> list[str]:
     """The flag for a pool of a fixed size, so that what it holds can be compared; none for other models."""
-    return ["--workers", str(workers)] if MODELS[model].pool else []
+    return ["--workers", str(workers)] if workers and MODELS[model].pool else []
 
 
 class Shared:
@@ -80,7 +80,8 @@ class Shared:
     def get(self, model: str, end: str) -> Rig:
         if self._rig is None or self._key != (model, end) or not self._rig.tunnel.running:
             self.drop()
-            self._rig = Rig(self._directory, model, end, *pool_of(model, WORKERS))
+            workers = WORKERS if MODELS[model].pool else 0
+            self._rig = Rig(self._directory, model, end, *pool_of(model, workers), workers=workers)
             self._key = (model, end)
             self._rig.warm_up()
         return self._rig
@@ -116,7 +117,8 @@ def make_rig(model: str, end: str, tmp_path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
     def make(*arguments: str, warm: bool = True, workers: int = WORKERS, **options: object) -> Rig:
-        pool = pool_of(model, workers) if workers else []
+        pool = pool_of(model, workers)
+        options["workers"] = workers if MODELS[model].pool else 0
         rig = Rig(tmp_path, model, end, *pool, *arguments, **options)  # type: ignore[arg-type]
         made.append(rig)
         if warm:
