@@ -7,7 +7,7 @@
 
 `@pytest.mark.costly` spreads the ends over the models: all pairs are run with `-m ""`.
 `@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
-`@pytest.mark.pools` keeps to models that have a pool of workers.
+`@pytest.mark.pools` keeps to models that have a pool of workers, `@pytest.mark.only` to those it names.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "ends(*names): the ends of the tunnel that a check is about (default: serve, local)",
         "two_clients: needs two clients at once; not for a model that has one at a time",
         "costly: takes seconds; each model does it at one end, and at the others where slow checks run",
+        "only(*models): about what these models alone have",
         "pools: about workers; only for models with a pool",
     ):
         config.addinivalue_line("markers", line)
@@ -43,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name: mark for mark in reversed([*metafunc.definition.iter_markers()])}  # the closest wins
     names = [name for name in MODELS if "pools" not in marks or MODELS[name].pool]
+    if "only" in marks:
+        names = [name for name in names if name in marks["only"].args]
     if "end" not in metafunc.fixturenames:
         if "model" in metafunc.fixturenames:
             metafunc.parametrize("model", names, scope="session")
