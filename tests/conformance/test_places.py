@@ -14,7 +14,7 @@ from tests.harness.process import Place
 from tests.harness.rig import FORWARD, LOCAL, SERVE
 from tests.harness.stream import exchange
 
-SLOW_NAME_SERVER = '''
+SLOW_NAME_SERVER = """
 import socket, time
 answer = socket.getaddrinfo
 
@@ -25,7 +25,7 @@ def getaddrinfo(host, *args, **kwargs):
     return answer(host, *args, **kwargs)
 
 socket.getaddrinfo = getaddrinfo
-'''
+"""
 
 
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
