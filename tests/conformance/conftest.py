@@ -5,7 +5,7 @@
     rig       that model at that end, shared with other checks; is_healthy() follows each of them
     make_rig  a server of the check's own: its flags, its death
 
-`@pytest.mark.costly` spreads the ends over the models: all pairs are run with `-m ""`.
+`@pytest.mark.costly` spreads the ends over the models: `-m "slow or not slow"` runs all pairs.
 `@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
 `@pytest.mark.pools` keeps to models that have a pool of workers, `@pytest.mark.only` to those it names.
 """

@@ -1,4 +1,4 @@
-"""The marker `slow`: what does not fit into `make test`. Run it with `pytest -m slow` (or any other -m)."""
+"""The marker `slow`: what does not fit into `make test`. `pytest -m slow` runs it alone, `-m "slow or not slow"` everything."""
 
 from __future__ import annotations
 
