@@ -25,7 +25,7 @@ NOW = socket.MSG_DONTWAIT
 class Direction:
     """From `source` to `destination` through `flow`. Works on blocking and non-blocking sockets."""
 
-    __slots__ = ("blocked", "broken", "destination", "ended", "flow", "open", "pending", "reads", "source")
+    __slots__ = ("blocked", "broken", "destination", "ended", "flow", "moves", "open", "pending", "source")
 
     def __init__(self, flow: Flow, source: socket.socket, destination: socket.socket) -> None:
         self.flow = flow
@@ -36,7 +36,7 @@ class Direction:
         self.open = True
         self.ended = False  # the source has sent its FIN
         self.broken = False  # the destination has gone, with bytes undelivered
-        self.reads = 0  # what the idle timer compares
+        self.moves = 0  # calls that moved bytes; what the idle timer compares
 
     def read(self) -> None:
         """The source is readable. Raises OSError of the source, or ProtocolError."""
@@ -45,7 +45,7 @@ class Direction:
         except BlockingIOError:
             return
         if n:
-            self.reads += 1
+            self.moves += 1
             view = self.flow.buffer_updated(n)
         else:
             self.ended = True
@@ -57,6 +57,7 @@ class Direction:
         if view:
             try:
                 view = view[self.destination.send(view, NOW) :]
+                self.moves += 1
             except BlockingIOError:
                 pass
             except (BrokenPipeError, ConnectionResetError):

@@ -232,7 +232,7 @@ class Relay:
         self._dialled = dialled
         self._up = Direction(session.up, accepted, dialled)
         self._down = Direction(session.down, dialled, accepted)
-        self._moves = 0  # reads when the idle time was last looked at
+        self._moves = 0  # of both when the idle time was last looked at
         loop.clients.add(self)
 
     @guarded
@@ -295,7 +295,7 @@ class Relay:
         """The server ends: a transfer may still finish."""
 
     def on_idle(self) -> None:
-        moves = self._up.reads + self._down.reads
+        moves = self._up.moves + self._down.moves
         if moves == self._moves:
             self.cut(TimeoutError(f"nothing moved for {self._loop.idle.length:g} s"))
         else:
