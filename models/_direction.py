@@ -33,9 +33,9 @@ class Direction:
         "destination",
         "ended",
         "flow",
+        "moves",
         "open",
         "pending",
-        "reads",
         "source",
     )
 
@@ -51,7 +51,7 @@ class Direction:
         self.open = True
         self.ended = False  # the source has sent its FIN
         self.broken = False  # the destination has gone, with bytes undelivered
-        self.reads = 0  # what the idle timer compares
+        self.moves = 0  # calls that moved bytes; what the idle timer compares
 
     def read(self) -> None:
         """The source is readable. Raises OSError of the source, or ProtocolError."""
@@ -60,7 +60,7 @@ class Direction:
         except BlockingIOError:
             return
         if n:
-            self.reads += 1
+            self.moves += 1
             self.count(n)
             view = self.flow.buffer_updated(n)
         else:
@@ -73,6 +73,7 @@ class Direction:
         if view:
             try:
                 view = view[self.destination.send(view, NOW) :]
+                self.moves += 1
             except BlockingIOError:
                 pass
             except (BrokenPipeError, ConnectionResetError):

@@ -245,7 +245,7 @@ class Relay:
         self._dialled = dialled
         self._up = Direction(session.up, accepted, dialled, loop.slot.count_up)
         self._down = Direction(session.down, dialled, accepted, loop.slot.count_down)
-        self._moves = 0  # reads when the idle time was last looked at
+        self._moves = 0  # of both when the idle time was last looked at
         loop.join(self)
 
     @guarded
@@ -308,7 +308,7 @@ class Relay:
         """The server ends: a transfer may still finish."""
 
     def on_idle(self) -> None:
-        moves = self._up.reads + self._down.reads
+        moves = self._up.moves + self._down.moves
         if moves == self._moves:
             self.cut(TimeoutError(f"nothing moved for {self._loop.idle.length:g} s"))
         else:

@@ -1,7 +1,7 @@
 """How hard the property tests try: `HYPOTHESIS_PROFILE=thorough pytest`, or `--hypothesis-profile`.
 
-    quick       the default: a few dozen examples each, the same ones every time
-    thorough    some thousand, new ones every time; for the night, or after a change to the records
+quick       the default: a few dozen examples each, the same ones every time
+thorough    some thousand, new ones every time; for the night, or after a change to the records
 """
 
 from __future__ import annotations

@@ -67,4 +67,5 @@ def bound_address(listener: socket.socket) -> Address:
 
 def on_loopback(listeners: Sequence[socket.socket]) -> bool:
     """True if only this machine's users can reach the server."""
-    return all(listener.getsockname()[0].startswith(("127.", "::1")) for listener in listeners)
+    hosts = [listener.getsockname()[0] for listener in listeners]
+    return all(host == "::1" or host.startswith("127.") for host in hosts)

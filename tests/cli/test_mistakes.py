@@ -181,9 +181,11 @@ def test_a_wrong_uri_is_not_quoted(uri: bytes, tmp_path: Path) -> None:
         assert "YWVz" not in ended.err
 
 
-def test_a_client_end_without_a_server() -> None:
-    mistake(os.EX_CONFIG, "--server", words=["local"])
-    mistake(os.EX_CONFIG, "--server", words=["forward", "--target", "example.com:80"])
+@pytest.mark.parametrize("words", [["local"], ["forward", "--target", "example.com:80"]])
+def test_a_client_end_without_a_server(words: list[str], tmp_path: Path) -> None:
+    mistake(os.EX_CONFIG, "--server", words=words)
+    path = private(tmp_path / "password", PASSWORD)
+    mistake(os.EX_CONFIG, "no server", "--server", words=[*words, "--password-file", path])
 
 
 def test_a_server_in_the_file_without_a_password(tmp_path: Path) -> None:

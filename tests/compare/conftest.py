@@ -6,7 +6,9 @@ starts inherits. Whoever still carries it afterwards has been left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,11 +53,21 @@ class Command:
 
     def running(self) -> list[str]:
         """Those that carry it at this moment."""
-        found = []
+        return list(self._marked().values())
+
+    def kill(self) -> None:
+        """Ends what a failed test could not."""
+        while marked := self._marked():
+            for pid in marked:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _marked(self) -> dict[int, str]:
+        found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes():
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
             except OSError:
                 continue
         return found
@@ -66,7 +78,9 @@ def command() -> Iterator[Command]:
     """`compare`, and the check that it left nothing running."""
     made = Command()
     yield made
-    assert made.left_behind() == []
+    left = made.left_behind()
+    made.kill()
+    assert left == []
 
 
 class Finished:

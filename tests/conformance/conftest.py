@@ -5,9 +5,9 @@
     rig       that model at that end, shared with other checks; is_healthy() follows each of them
     make_rig  a server of the check's own: its flags, its death
 
-`@pytest.mark.costly` spreads the ends over the models: all pairs are run with `-m ""`.
+`@pytest.mark.costly` spreads the ends over the models: `-m "slow or not slow"` runs all pairs.
 `@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
-`@pytest.mark.pools` keeps to models that have a pool of workers.
+`@pytest.mark.pools` keeps to models that have a pool of workers, `@pytest.mark.only` to those it names.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "ends(*names): the ends of the tunnel that a check is about (default: serve, local)",
         "two_clients: needs two clients at once; not for a model that has one at a time",
         "costly: takes seconds; each model does it at one end, and at the others where slow checks run",
+        "only(*models): about what these models alone have",
         "pools: about workers; only for models with a pool",
     ):
         config.addinivalue_line("markers", line)
@@ -43,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name: mark for mark in reversed([*metafunc.definition.iter_markers()])}  # the closest wins
     names = [name for name in MODELS if "pools" not in marks or MODELS[name].pool]
+    if "only" in marks:
+        names = [name for name in names if name in marks["only"].args]
     if "end" not in metafunc.fixturenames:
         if "model" in metafunc.fixturenames:
             metafunc.parametrize("model", names, scope="session")
@@ -66,7 +69,7 @@ def _enough_clients(request: pytest.FixtureRequest) -> None:
 
 def pool_of(model: str, workers: int) -> list[str]:
     """The flag for a pool of a fixed size, so that what it holds can be compared; none for other models."""
-    return ["--workers", str(workers)] if MODELS[model].pool else []
+    return ["--workers", str(workers)] if workers and MODELS[model].pool else []
 
 
 class Shared:
@@ -80,7 +83,8 @@ class Shared:
     def get(self, model: str, end: str) -> Rig:
         if self._rig is None or self._key != (model, end) or not self._rig.tunnel.running:
             self.drop()
-            self._rig = Rig(self._directory, model, end, *pool_of(model, WORKERS))
+            workers = WORKERS if MODELS[model].pool else 0
+            self._rig = Rig(self._directory, model, end, *pool_of(model, workers), workers=workers)
             self._key = (model, end)
             self._rig.warm_up()
         return self._rig
@@ -116,7 +120,8 @@ def make_rig(model: str, end: str, tmp_path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
     def make(*arguments: str, warm: bool = True, workers: int = WORKERS, **options: object) -> Rig:
-        pool = pool_of(model, workers) if workers else []
+        pool = pool_of(model, workers)
+        options["workers"] = workers if MODELS[model].pool else 0
         rig = Rig(tmp_path, model, end, *pool, *arguments, **options)  # type: ignore[arg-type]
         made.append(rig)
         if warm:

@@ -110,8 +110,8 @@ def test_last_bytes_behind_a_stalled_reader_cost_no_cpu(make_rig: MakeRig, who: 
 @pytest.mark.two_clients
 @pytest.mark.ends(SERVE)
 def test_many_stalled_clients_in_bounded_memory(make_rig: MakeRig) -> None:
-    rig = make_rig(workers=12)
-    pairs = [rig.open(receive_buffer=SMALL) for _ in range(10)]
+    rig = make_rig(workers=8)
+    pairs = [rig.open(receive_buffer=SMALL) for _ in range(6)]
     before = memory(rig.pid)
     for _, far in pairs:
         far.push(pattern(CHUNK), OFFERED, 0.05)

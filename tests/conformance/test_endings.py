@@ -114,6 +114,7 @@ def test_reset_after_the_other_side_had_ended(rig: Rig, who: str) -> None:
 
 
 @pytest.mark.parametrize("who", ["client", "target"])
+@pytest.mark.costly
 def test_reset_of_a_side_that_did_not_read(rig: Rig, who: str) -> None:
     near, far = rig.open(receive_buffer=8192)
     leaving, staying = (near, far) if who == "client" else (far, near)

@@ -19,7 +19,7 @@ from tests.harness.rig import DEFAULT, LOCAL, SERVE, Rig
 from tests.harness.stream import Sealed, Stream
 from tests.harness.wire import Seal, address_header
 
-HANDSHAKE = 1.0  # seconds, where the deadline itself is the subject
+HANDSHAKE = 0.8  # seconds, where the deadline itself is the subject
 # Lengths around every boundary: salt 16, length and its tag 18, then payload and its tag.
 LENGTHS = (1, 8, 12, 15, 16, 17, 22, 33, 34, 35, 41, 49, 50, 51, 56, 57, 58, 221, 3000)
 
@@ -106,7 +106,7 @@ def test_random_bytes_are_drained_in_silence(rig: Rig) -> None:
 
 
 @pytest.mark.ends(SERVE)
-@pytest.mark.parametrize("place", [0, 16, 17, 33, 34, 40, 56])
+@pytest.mark.parametrize("place", [0, 16, 33, 34, 56])
 def test_one_wrong_bit_anywhere_is_drained(rig: Rig, place: int) -> None:
     content = bytearray(good_opening(rig))
     content[place] ^= 1
@@ -188,7 +188,7 @@ def test_handshake_deadline_counts_from_accept_and_no_byte_extends_it(make_rig: 
     stream = rig.silent()
     greeting = b"\x05\xff" + bytes(255)  # SOCKS5 with 255 methods on offer; to a server, part of a salt
     ending = "open"
-    for byte in greeting[:15]:
+    for byte in greeting[:12]:
         stream.sock.sendall(bytes([byte]))
         if (ending := stream.how_it_ends(0.15)) != "open":
             break
@@ -234,7 +234,7 @@ def test_reset_in_the_middle_of_a_handshake(rig: Rig) -> None:
 def test_replies_never_share_a_salt(make_rig: MakeRig) -> None:
     rig = make_rig()
     salts = set()
-    count = 200
+    count = 150
     for _ in range(count):
         near, far = rig.open()
         far.send(b"x")

@@ -12,6 +12,7 @@ from tests.harness.rig import FORWARD, LOCAL, SERVE, Rig
 from tests.harness.stream import Task, pattern, send_and_finish, sha256
 from tests.harness.tree import is_alive, members, wait_until
 
+pytestmark = pytest.mark.costly
 MB = 1_000_000
 AT_ONCE = 1.0  # seconds
 TERMINATE, INTERRUPT = signal.SIGTERM, signal.SIGINT

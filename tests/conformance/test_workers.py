@@ -10,7 +10,6 @@ import time
 import psutil
 import pytest
 
-from models import MODELS
 from tests.conformance.conftest import MakeRig
 from tests.harness.rig import LOCAL, SERVE, Rig
 from tests.harness.stream import RESET, Stream, exchange
@@ -162,13 +161,11 @@ def test_worker_that_is_killed_while_stopping_is_not_replaced(make_rig: MakeRig)
     assert rig.tunnel.wait(2.0) == 0
 
 
-@pytest.mark.two_clients
+@pytest.mark.only("fork")
 @pytest.mark.ends(SERVE, LOCAL)
 def test_killed_child_of_a_client_costs_that_client_alone(make_rig: MakeRig) -> None:
     rig = make_rig()
     (near, far), (other_near, other_far) = rig.open(), rig.open()
-    if MODELS[rig.model].pool or not child_pids(rig.pid):
-        pytest.skip(f"{rig.model} has no child for each client: a pool's workers have checks of their own")
     os.kill(server_of(rig, near), signal.SIGKILL)
     assert near.how_it_ends(1.0) in ("FIN", "RST")
     assert far.how_it_ends(1.0) in ("FIN", "RST")

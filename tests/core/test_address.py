@@ -124,7 +124,12 @@ def test_a_name_that_does_not_fit_is_not_packed(host: str) -> None:
         pack(Address(host, 80))
 
 
-@given(st.binary(max_size=300))
+kinds = st.sampled_from([b"", b"\1", b"\3", b"\3\0", b"\3\1", b"\3\5", b"\4"])
+
+
+@given(st.builds(bytes.__add__, kinds, st.binary(max_size=30)))
+@example(b"\1" + bytes(6))
+@example(b"\3\1a\0\0")
 def test_any_bytes_are_an_address_incomplete_or_refused(noise: bytes) -> None:
     try:
         parsed = unpack(noise)
@@ -169,5 +174,9 @@ def test_an_address_is_always_one_printable_line(host: str) -> None:
 
 
 @given(st.text(min_size=1, max_size=10), st.text(min_size=1, max_size=10))
+@example("\n", "\\n")
+@example("\xe9", "\\xe9")
+@example("\xe9", "e")
+@example("\xe9", "?")
 def test_two_names_never_look_the_same(one: str, other: str) -> None:
     assert (str(Address(one, 80)) == str(Address(other, 80))) == (one == other)

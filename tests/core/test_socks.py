@@ -7,7 +7,7 @@ import socket
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.core.feeding import SECRETS, feed
@@ -199,7 +199,11 @@ def test_a_failure_before_there_is_a_request_is_not_answered() -> None:
     assert Conversation(GREETING).session.answer(OSError(errno.ECONNRESET, "")) == b""
 
 
-@given(st.binary(max_size=600), st.sets(st.integers(1, 599), max_size=4))
+starts = st.sampled_from([b"", b"\5", b"\5\1\0", b"\5\1\0\5\1\0", b"\5\1\0\5\1\0\3", b"\5\1\0\5\1\0\1"])
+
+
+@given(st.builds(bytes.__add__, starts, st.binary(max_size=40)), st.sets(st.integers(1, 40), max_size=4))
+@example(b"\5\1\0\5\1\0", set())
 def test_any_bytes_are_understood_awaited_or_refused(noise: bytes, cuts: set[int]) -> None:
     heard = Conversation(noise, tuple(sorted(cut for cut in cuts if cut < len(noise))))
     assert heard.answers in (b"", CHOSEN, b"\5\xff") or isinstance(heard.error, SocksError)

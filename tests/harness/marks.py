@@ -1,4 +1,7 @@
-"""The marker `slow`: what does not fit into `make test`. Run it with `pytest -m slow` (or any other -m)."""
+"""The marker `slow`: what does not fit into `make test`.
+
+`pytest -m slow` runs it alone, `pytest -m "slow or not slow"` runs everything.
+"""
 
 from __future__ import annotations
 

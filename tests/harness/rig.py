@@ -21,7 +21,7 @@ from types import TracebackType
 from tests.harness import socks
 from tests.harness.process import Place, Tunnel
 from tests.harness.stream import PATIENCE, Sealed, Stream, exchange
-from tests.harness.tree import Holdings, cpu_seconds, holdings, wait_until
+from tests.harness.tree import Holdings, child_pids, cpu_seconds, holdings, wait_until
 from tests.harness.wire import Credentials, address_header
 
 SERVE, LOCAL, FORWARD = ENDS = ("serve", "local", "forward")
@@ -52,10 +52,12 @@ class Rig:
         far_buffer: int = 0,
         server: Place | None = None,
         resolves: bool = False,
+        workers: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.end, self.credentials = model, end, credentials
         self._resolves = resolves
+        self._workers = workers  # of its pool, all of which belong to the baseline
         self._opened: list[Stream] = []
         family = socket.AF_INET6 if ":" in far_host else socket.AF_INET
         self.listener = socket.socket(family)
@@ -184,6 +186,8 @@ class Rig:
     # the same checks after everything
     def warm_up(self) -> None:
         """One transfer, and then what the server holds is its baseline."""
+        full = self._workers
+        wait_until(lambda: not full or len(child_pids(self.pid)) == full, 5.0, "the pool is full")
         self.transfer()
         self.baseline = self.steady()
 

@@ -1,11 +1,11 @@
 """Routes through one program of ours and one of theirs, for every model and method.
 
-    front        near end            far end
-    ss-local     their SOCKS5        tunnel serve
-    ss-tunnel    their forwarder     tunnel serve
-    local        our SOCKS5          ss-server
-    forward      our forwarder       ss-server
-    control      their SOCKS5        ss-server        nothing of ours: what the peer itself can do
+front        near end            far end
+ss-local     their SOCKS5        tunnel serve
+ss-tunnel    their forwarder     tunnel serve
+local        our SOCKS5          ss-server
+forward      our forwarder       ss-server
+control      their SOCKS5        ss-server        nothing of ours: what the peer itself can do
 """
 
 from __future__ import annotations
