@@ -37,6 +37,8 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
+from setproctitle import setproctitle
+
 from models._pump import rehearse
 from models._scoreboard import IDLE, WAITING, Slot
 from models._server import Server
@@ -141,12 +143,14 @@ class Pool:
         self._work = work
         self._least, self._most = server.service.workers
         self._workers: dict[int, Worker] = {}  # by pid, oldest first
+        self._name = server.scoreboard.board.totals().model
         self._stopping = False
         self._stillborn = 0  # in a row
         self._start_after = 0.0  # monotonic
         self._retire_at = 0.0
 
     def run(self) -> None:
+        setproctitle(f"tunnel: {self._name} master")
         rehearse(self._server)
         gc.freeze()  # see fork.py
         signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
@@ -190,7 +194,7 @@ class Pool:
     def _be_worker(self, slot: Slot) -> None:
         server = self._server
         master = server.stop.pid
-        slot.own(master)
+        slot.own(f"tunnel: {self._name} worker {slot.number}", master)
         server.stop.install(parent=master)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
         server.drain = Drain()

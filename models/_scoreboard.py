@@ -25,6 +25,8 @@ from _thread import allocate_lock, get_native_id
 from struct import Struct
 from typing import NamedTuple
 
+from setproctitle import setproctitle
+
 FREE, IDLE, LOCK, ACCEPT, HANDSHAKE, DIAL, RELAY, DRAIN = range(8)
 STATES = (
     "free",
@@ -36,6 +38,7 @@ STATES = (
     "relaying",
     "draining",
 )
+SHOWN = {IDLE: "idle", LOCK: "lock", ACCEPT: "accept", RELAY: "relay", DRAIN: "drain"}  # in titles
 WAITING = (ACCEPT, LOCK, IDLE)  # for a client
 WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
 
@@ -169,7 +172,18 @@ def text(field: bytes) -> str:
 class Slot:
     """What its owner writes: in which state it is, and what it has moved."""
 
-    __slots__ = ("_at", "_board", "_connections", "_down", "_memory", "_state_at", "_up", "master", "number")
+    __slots__ = (
+        "_at",
+        "_board",
+        "_connections",
+        "_down",
+        "_memory",
+        "_state_at",
+        "_title",
+        "_up",
+        "master",
+        "number",
+    )
 
     def __init__(self, board: Board, number: int) -> None:
         self._board = board
@@ -177,6 +191,7 @@ class Slot:
         self._state_at = board.states + number
         self._at = board.first + number * ALIGN
         self.number = number
+        self._title: str | None = None
         self.master = 0  # pid that wants to know when nobody waits any more
         self._connections = self._up = self._down = 0
 
@@ -186,14 +201,17 @@ class Slot:
         SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now)
         self._memory[self._state_at] = IDLE
 
-    def own(self, master: int = 0) -> None:
-        """In the owner, as soon as it runs."""
+    def own(self, title: str | None = None, master: int = 0) -> None:
+        """In the owner, as soon as it runs. `title`: its process's, shown with its state (ps)."""
         self.master = master
+        self._title = title
         OWNER.pack_into(self._memory, self._at, os.getpid(), get_native_id())
 
     def enter(self, state: int) -> None:
         """From now on the owner is in `state`."""
         self._memory[self._state_at] = state
+        if self._title and state in SHOWN:
+            setproctitle(f"{self._title} [{SHOWN[state]}]")
         now = time.monotonic()
         TIMES.pack_into(self._memory, self._at + TIMES_AT, now, now)
 

@@ -37,7 +37,7 @@ def serve(server: Server) -> None:
     children = Children(server)
     signal.signal(signal.SIGCHLD, children.reap)
     own = server.scoreboard.take()
-    own.own()
+    own.own("tunnel: fork")
     # fig: accept loop
     while accepted := server.accept(own):
         slot = server.scoreboard.take()

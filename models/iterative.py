@@ -22,7 +22,7 @@ from models._server import Server
 
 def serve(server: Server) -> None:
     slot = server.scoreboard.take()
-    slot.own()
+    slot.own("tunnel: iterative")
     # fig: accept loop
     while accepted := server.accept(slot):
         serve_client(server, slot, accepted)

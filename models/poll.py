@@ -55,5 +55,5 @@ class Poll(Poller):
 
 def serve(server: Server) -> None:
     slot = server.scoreboard.take()
-    slot.own()
+    slot.own("tunnel: poll")
     Loop(server, Poll(), slot).run()

@@ -60,7 +60,7 @@ def serve(server: Server) -> None:
     for thread in threads:
         thread.start()
     slot = server.scoreboard.take()
-    slot.own()
+    slot.own("tunnel: prethread-queue")
     # fig: accept loop
     while accepted := server.accept(slot):
         queue.put(accepted)

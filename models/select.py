@@ -47,5 +47,5 @@ class Select(Poller):
 
 def serve(server: Server) -> None:
     slot = server.scoreboard.take()
-    slot.own()
+    slot.own("tunnel: select")
     Loop(server, Select(), slot).run()

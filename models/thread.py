@@ -30,7 +30,7 @@ from tunnel.log import log
 def serve(server: Server) -> None:
     threads: set[threading.Thread] = set()
     main = server.scoreboard.take()
-    main.own()
+    main.own("tunnel: thread")
 
     def serve_and_leave(accepted: socket.socket) -> None:
         slot = server.scoreboard.take()

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from models import MODELS
 from tunnel import config
 from tunnel._version import __version__
-from tunnel.errors import ConfigError
+from tunnel.errors import ConfigError, ModelMissing
 from tunnel.keys import METHODS
 from tunnel.log import LEVELS
 
@@ -235,6 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except ConfigError as error:
         return complain(arguments, str(error), os.EX_CONFIG)
+    except ModelMissing as error:
+        return complain(arguments, str(error), os.EX_UNAVAILABLE)
     except BrokenPipeError:  # `tunnel models | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return os.EX_OK
@@ -311,7 +313,9 @@ def complete_files(parser: Parser, marker: Any) -> Parser:
 def print_models() -> int:
     rows = [("NAME", "FAMILY", "SOURCE", ""), *(model[:4] for model in MODELS.values())]
     for name, family, source, summary in rows:
-        print(f"{name:<12}{family:<12}{source:<12}{summary}".rstrip())
+        print(f"{name:<19}{family:<10}{source:<11}{summary}".rstrip())
+        if reason := MODELS[name].missing() if name in MODELS else None:
+            print(f"{'':<19}cannot run here: {reason}")
     return os.EX_OK
 
 

@@ -5,6 +5,7 @@
     |   |-- RecordError       a record did not authenticate, or its length is impossible
     |   |-- Truncated         the peer stopped inside a record, a salt or a header
     |   `-- HandshakeError    SOCKS or address bytes that cannot be meant
+    |-- ModelMissing    a server model that this system cannot run: exit code 69 (EX_UNAVAILABLE)
     `-- ConfigError       the user's file, flag or key: one line, and exit code 78 (EX_CONFIG)
 
 Operating system failures stay `OSError`: they already carry the right words.
@@ -35,3 +36,7 @@ class HandshakeError(ProtocolError):
 
 class ConfigError(TunnelError):
     """A wrong value in a file, a flag, a key or a URI: says which, where, and what was expected."""
+
+
+class ModelMissing(TunnelError):
+    """A server model that this system cannot run: says why, and what would make it run."""

@@ -11,7 +11,7 @@ from models import MODELS
 from tunnel import config
 from tunnel.address import Address
 from tunnel.config import SERVE, Values
-from tunnel.errors import ConfigError
+from tunnel.errors import ConfigError, ModelMissing
 
 
 class Gatherer:
@@ -40,6 +40,9 @@ class Gatherer:
             if values["model"] not in MODELS:
                 expected = ", ".join(MODELS)
                 raise ConfigError(f'{self.path}: "model" is {values["model"]!r}: expected one of {expected}')
+        name: str = flags.get("model") or values["model"]
+        if reason := MODELS[name].missing():
+            raise ModelMissing(f"model {name} cannot run here: {reason}")
         if argument := flags.pop("server", None):
             if self.uri is None:
                 self.uri = read_uri(argument)
