@@ -1,0 +1,46 @@
+"""README promises: the model that it shows is a whole one, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.harness.rig import LOCAL, SERVE, Rig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def in_readme(pattern: str) -> str:
+    found = re.search(pattern, README, re.DOTALL)
+    assert found, pattern
+    return found[1]
+
+
+@pytest.mark.parametrize("end", [SERVE, LOCAL])
+def test_a_model_is_added_with_one_file_and_one_line(tmp_path: Path, end: str) -> None:
+    """In a copy of `models/`, with the file and the line as they stand in README."""
+    models = tmp_path / "models"
+    shutil.copytree(ROOT / "models", models, ignore=shutil.ignore_patterns("__pycache__"))
+    (models / "prethread.py").write_text(in_readme(r"```python\n(.*?)```"))
+    registry = (models / "__init__.py").read_text()
+    line = in_readme(r"`(Model\(\"prethread\".*?\),)`")
+    before, opening, after = registry.partition("    for model in (\n")
+    assert opening
+    (models / "__init__.py").write_text(f"{before}{opening}        {line}\n{after}")
+    # PYTHONSAFEPATH: not the working directory first, where the models without the new one are
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    with Rig(tmp_path, "prethread", end, environment=environment) as rig:
+        rig.transfer()
+        rig.tunnel.terminate()
+        assert rig.tunnel.wait(10) == 0
+
+
+def test_links_within_the_repository_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
