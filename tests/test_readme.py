@@ -26,15 +26,15 @@ def test_a_model_is_added_with_one_file_and_one_line(tmp_path: Path, end: str) -
     """In a copy of `models/`, with the file and the line as they stand in README."""
     models = tmp_path / "models"
     shutil.copytree(ROOT / "models", models, ignore=shutil.ignore_patterns("__pycache__"))
-    (models / "prethread.py").write_text(in_readme(r"```python\n(.*?)```"))
+    (models / "bounded.py").write_text(in_readme(r"```python\n(.*?)```"))
     registry = (models / "__init__.py").read_text()
-    line = in_readme(r"`(Model\(\"prethread\".*?\),)`")
+    line = in_readme(r"`(Model\(\"bounded\".*?\),)`")
     before, opening, after = registry.partition("    for model in (\n")
     assert opening
     (models / "__init__.py").write_text(f"{before}{opening}        {line}\n{after}")
     # PYTHONSAFEPATH: not the working directory first, where the models without the new one are
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
-    with Rig(tmp_path, "prethread", end, environment=environment) as rig:
+    with Rig(tmp_path, "bounded", end, environment=environment) as rig:
         rig.transfer()
         rig.tunnel.terminate()
         assert rig.tunnel.wait(10) == 0
