@@ -97,5 +97,10 @@ def abort(*socks: socket.socket) -> None:
     """Closes with RST, so that what was cut off cannot be taken for a whole (UNP 7.5)."""
     for sock in socks:
         if sock.fileno() >= 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset_on_close(sock)
             sock.close()
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Whoever closes it from now on sends an RST, and throws away what was not sent yet."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
