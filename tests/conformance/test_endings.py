@@ -10,8 +10,10 @@ import pytest
 from tests.conformance.conftest import MakeRig
 from tests.harness import socks
 from tests.harness.places import BlackHole, closed_place
+from tests.harness.process import Place
 from tests.harness.rig import FORWARD, LOCAL, NAMED, SERVE, Rig
 from tests.harness.stream import RESET, Sealed, Stream, Task, pattern, sha256
+from tests.harness.tree import members, wait_until
 
 MB = 1_000_000
 
@@ -188,12 +190,22 @@ def ask(rig: Rig) -> Stream:
     return stream
 
 
+def dials(rig: Rig, place: Place) -> bool:
+    """True while the server under test is connecting to `place`."""
+    return any(
+        connection.raddr == place
+        for process in members(rig.pid)
+        for connection in process.net_connections("tcp")
+    )
+
+
 @pytest.mark.ends(SERVE, LOCAL, FORWARD)
 @pytest.mark.costly
 def test_client_that_resets_while_its_target_is_dialled(make_rig: MakeRig, end: str) -> None:
     with BlackHole() as hole:
         rig = make_rig("--connect-timeout", "0.4", server=hole, warm=False)
         client = rig.near(target=hole) if end == SERVE else ask(rig)
+        wait_until(lambda: dials(rig, hole), 2.0, "it has read the request, which a reset could discard")
         client.reset()
         rig.tunnel.wait_for_lines("cannot connect to", within=2.0)
         next_client = ask(rig)  # is heard, and told the same
