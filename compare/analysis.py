@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from compare.schema import Result, Sample
 from compare.servers import AEAD, BASELINE, DIRECT, LIBEV
-from compare.stats import Estimate, estimate, geometric_mean, percentile, ranks
+from compare.stats import Estimate, estimate, evenness, geometric_mean, percentile, ranks
 
 GB, MB = 1e9, 1e6
 
@@ -57,6 +57,15 @@ def per_connection_kb(sample: Sample) -> float | None:
     return (figures["pss_open"] - figures["pss_idle"]) / figures["held"] / 1e3 if "held" in figures else None
 
 
+def even(sample: Sample) -> float | None:
+    return evenness(by_child(sample)) if sample.workers else None
+
+
+def by_child(sample: Sample) -> list[int]:
+    """Connections of each child, the busiest first."""
+    return sorted((worker.connections for worker in sample.workers), reverse=True)
+
+
 class Metric(NamedTuple):
     """A column: what it says and how it is got."""
 
@@ -95,6 +104,11 @@ METRICS = {
         Metric("pss_open", "memory", "10 open", "MB PSS", megabytes("pss_open"), 1),
         Metric("pss_each", "memory", "each", "KB/connection", per_connection_kb),
         Metric("pss_busy", "memory", "busy", "MB PSS", megabytes("pss_busy"), 1),
+        Metric("children_even", "children", "evenness", "of 1", even, 3, True),
+        Metric("children_cpu", "children", "CPU", "us/connection", per_count("cpu")),
+        Metric("children_rate", "children", "rate", "connections/s", rate("count", 1), 0, True, True),
+        Metric("children_p50", "children", "p50", "us", latency(0.5)),
+        Metric("children_p99", "children", "p99", "us", latency(0.99)),
     )
 }
 HEADLINES = tuple(metric for metric in METRICS.values() if metric.headline)
@@ -156,6 +170,11 @@ class Analysis:
             pooled.update(dict(sample.latency_us))
         return sorted(pooled.items())
 
+    def clients_per_child(self, row: str) -> list[int]:
+        """Of each child of the scenario `children`, the busiest first: medians over rounds."""
+        rounds = [by_child(sample) for sample in self.valid(row, "children") if sample.workers]
+        return [round(median(same)) for same in zip(*rounds, strict=False)]
+
     def best(self, key: str) -> list[str]:
         """The rows that share the first rank, or the best value if there are no ranks."""
         shared = self.ranks.get(key)
@@ -198,6 +217,8 @@ class Analysis:
         return {number: value for number, value in found if value}
 
 
-def names(rows: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+def names(rows: Sequence[str], most: int | None = None) -> str:
+    """`a`, `a and b`, `a, b and c`; of more than `most` the first ones, and how many others."""
+    if most is not None and len(rows) > most:
+        rows = [*rows[: most - 1], f"{len(rows) - most + 1} others"]
     return " and ".join([", ".join(rows[:-1]), rows[-1]] if len(rows) > 1 else rows)

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from compare import report, schema
 from compare.analysis import Analysis
 from compare.interrupt import Interrupt
-from compare.plan import SCENARIOS
+from compare.plan import QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, chosen_rows, run
 from compare.servers import AEAD, DIRECT, LIBEV, ss_server
 from models import MODELS
@@ -34,8 +34,10 @@ EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 ENDLESS = 100_000  # characters in a line of a file
 
-ROUNDS, DURATION = 5, 2.0
-QUICK_ROUNDS, QUICK_DURATION = 3, 0.3
+ROUNDS, DURATION = 5, 1.0
+QUICK_ROUNDS, QUICK_DURATION = 3, 0.2
+BY_QUICK = "--quick leaves it out: compare run --scenarios {}"
+NO_POOL = "the scenario children is for models with a pool"
 
 
 class CommandParser(Parser):
@@ -112,14 +114,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--models",
         metavar="A,B",
         type=chosen(MODELS, "model"),
-        default=list(MODELS),
-        help="default: all of them",
+        help="default: all that can run here",
     )
     what.add_argument(
         "--scenarios",
         metavar="A,B",
         type=chosen(SCENARIOS, "scenario"),
-        default=list(SCENARIOS),
         help="default: all of them; see `compare scenarios`",
     )
     what.add_argument("--no-peers", action="store_true", help="leave out ss-server, though it is on PATH")
@@ -131,7 +131,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--quick",
         action="store_true",
-        help=f"a first impression in two minutes: {QUICK_ROUNDS} rounds of {QUICK_DURATION:g} s a sample",
+        help=f"a first impression in three minutes: {QUICK_ROUNDS} rounds of {QUICK_DURATION:g} s a sample,"
+        " without the scenario children, memory once",
     )
     how.add_argument(
         "--rounds",
@@ -176,20 +177,36 @@ def measure(arguments: argparse.Namespace) -> int:
     started = time.time()
     peers = [] if arguments.no_peers or ss_server() is None else [LIBEV]
     baselines = [] if arguments.no_baselines else [DIRECT, AEAD]
+    models, left_out = runnable(arguments.models or list(MODELS))
+    if arguments.models and left_out:
+        for name, reason in left_out.items():
+            print(f"compare run: {name}: {reason}", file=sys.stderr)
+        return os.EX_UNAVAILABLE
+    first_impression = arguments.quick and not arguments.scenarios
+    if first_impression:
+        left_out |= {name: BY_QUICK.format(name) for name in SCENARIOS if name not in QUICK}
     settings = schema.Settings(
-        scenarios=arguments.scenarios,
+        scenarios=arguments.scenarios or list(QUICK if first_impression else SCENARIOS),
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),
         duration=arguments.duration or (QUICK_DURATION if arguments.quick else DURATION),
         seed=int(started) if arguments.seed is None else arguments.seed,
         method=arguments.method,
+        most=QUICK_MOST if first_impression else {},
     )
+    rows = chosen_rows(models, peers, baselines)
+    if not make_plan(rows, settings.scenarios, 1, 0):
+        pools = ",".join(name for name in models_with_pools() if name not in models)
+        print(f"compare run: nothing to measure: {NO_POOL}: expected some of {pools}", file=sys.stderr)
+        return os.EX_USAGE
     folder = arguments.out or time.strftime("results/%Y-%m-%d-%H%M%S", time.localtime(started))
     os.makedirs(folder, exist_ok=True)
     if not os.access(folder, os.W_OK):  # better now than after minutes of measuring
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
     interrupt = Interrupt()
     interrupt.install()
-    result = run(chosen_rows(arguments.models, peers, baselines), settings, interrupt)
+    for name, reason in left_out.items():
+        print(f"compare run: left out: {name}: {reason}", file=sys.stderr, flush=True)
+    result = run(rows, settings, interrupt, left_out)
     if result.samples:
         write(result, folder)
     if result.stopped:
@@ -197,6 +214,16 @@ def measure(arguments: argparse.Namespace) -> int:
         print(f"compare run: {result.stopped}{before}", file=sys.stderr)
         return EX_INTERRUPTED if result.stopped == INTERRUPTED else os.EX_SOFTWARE
     return os.EX_OK if any(not sample.invalid for sample in result.samples) else os.EX_UNAVAILABLE
+
+
+def runnable(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Those that this system can run, and of the others why not, and what would make them run."""
+    reasons = {name: MODELS[name].missing() for name in models}
+    return [name for name in models if not reasons[name]], {n: r for n, r in reasons.items() if r}
+
+
+def models_with_pools() -> list[str]:
+    return [name for name, model in MODELS.items() if model.pool]
 
 
 def write(result: schema.Result, folder: str) -> None:

@@ -8,9 +8,10 @@
     warm      the scenario's load until two windows agree; thrown away, but its rate is told
     measure   the scenario's load for a time: counts, bytes, latencies, the wall time
     hold      N connections, each used once, left open
+    crowd     N short connections in all, several at once: UNP's client of chapter 30
     close     all connections
 
-Rules: one connection at a time unless it says otherwise, since `iterative` has no more. Every byte
+Rules: one connection at a time unless its line says otherwise, since `iterative` has no more. Every byte
 that comes back is compared. A failure of a server is an answer, {"error": ...}, and not the end of
 the generator. It ends when its standard input does.
 """
@@ -24,6 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 from compare.exchange import (
@@ -191,7 +193,7 @@ class Load:
             "bulk-up": lambda size: self._on_open(size, 0),
             "bulk-down": lambda size: self._on_open(0, size),
             "ping-pong": lambda _: self._on_open(PING_UP, PING_DOWN),
-            "connections": lambda _: self._one_connection(),
+            "connections": lambda _: self._one_connection(self._next_tag()),
         }
 
     def warm(self, scenario: str, seconds_each: float) -> dict[str, Any]:
@@ -214,6 +216,39 @@ class Load:
             connection.up.release()
             connection.down.release()
         return {"held": len(self._held)}
+
+    def crowd(self, count: int, clients: int) -> dict[str, Any]:
+        """`count` short connections by `clients` threads; each takes the next when it is done with one.
+
+        When one fails, the others stop too.
+        """
+        tags = iter(range(1, count + 1))  # a step of it is atomic
+        failures: list[Failed] = []
+        latencies: list[Counter[int]] = [Counter() for _ in range(clients)]
+        clock = time.perf_counter_ns
+
+        def client(mine: Counter[int]) -> None:
+            for tag in tags:
+                started = clock()
+                try:
+                    self._one_connection(tag)
+                except Failed as failure:
+                    failures.append(failure)
+                if failures:
+                    return
+                mine[(clock() - started) // 1000] += 1
+
+        threads = [Thread(target=client, args=(mine,)) for mine in latencies]
+        started = clock()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wall = (clock() - started) / 1e9
+        if failures:
+            raise failures[0]
+        together = sum(latencies, Counter())
+        return {"wall": wall, "count": count, "latency_us": sorted(together.items())}
 
     def close(self) -> dict[str, Any]:
         """Ends all connections in order, so that no server has an error to log."""
@@ -258,10 +293,10 @@ class Load:
             self._connection = Connection(self._endpoint)
         self._connection.exchange(self._next_tag(), up, down)
 
-    def _one_connection(self) -> None:
+    def _one_connection(self, tag: int) -> None:
         connection = Connection(self._endpoint)
         try:
-            connection.exchange(self._next_tag(), SHORT_UP, SHORT_DOWN)
+            connection.exchange(tag, SHORT_UP, SHORT_DOWN)
             connection.finish()
         finally:
             connection.close()

@@ -158,24 +158,33 @@ def card(analysis: Analysis, name: str) -> str:
         f'<pre tabindex="0"><code>{esc(lines)}</code></pre></figure>'
         for title, lines in source_figures(name)
     )
-    source = f"<details><summary>models/{esc(file_name(name))}</summary>{quoted}</details>" if quoted else ""
+    source = f"<details><summary>models/{esc(place_of(name))}</summary>{quoted}</details>" if quoted else ""
     return (
         f"<article><h3>{esc(name)} <small>{esc(row.source)}</small></h3><p>{esc(row.summary)}</p>"
         f"<dl>{numbers}</dl>{source}</article>"
     )
 
 
-def file_name(model: str) -> str:
-    return model.replace("-", "_") + ".py"
+def place_of(model: str) -> str:
+    """A model is a file, or a package."""
+    stem = model.replace("-", "_")
+    return f"{stem}/" if (files("models") / stem).is_dir() else f"{stem}.py"
 
 
 def source_figures(model: str) -> list[tuple[str, str]]:
-    """What stands between `# fig: NAME` and `# end fig` in the model's file, read and not imported."""
-    try:
-        text = (files("models") / file_name(model)).read_text(encoding="utf-8")
-    except OSError:  # a result of another version, whose model is no more
-        return []
-    return [(found["name"], dedent(found["lines"]).rstrip()) for found in FIGURE.finditer(text)]
+    """What stands between `# fig: NAME` and `# end fig` in the model's files, read and not imported."""
+    place = files("models") / place_of(model)
+    sources = sorted(place.iterdir(), key=lambda file: file.name) if place.is_dir() else [place]
+    quoted = []
+    for source in sources:
+        if not source.is_file() or not source.name.endswith(".py"):
+            continue  # or a result of another version, whose model is no more
+        where = f"{source.name}: " if len(sources) > 1 else ""
+        text = source.read_text(encoding="utf-8")
+        quoted += [
+            (where + found["name"], dedent(found["lines"]).rstrip()) for found in FIGURE.finditer(text)
+        ]
+    return quoted
 
 
 def environment(analysis: Analysis) -> str:

@@ -18,15 +18,28 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from compare.analysis import HEADLINES, METRICS, Analysis
-from compare.report import NOTHING, Table, between, by_rank, cell, number
+from compare.analysis import HEADLINES, METRICS, Analysis, names
+from compare.report import (
+    BOOK,
+    NAMED,
+    NOTHING,
+    Table,
+    between,
+    by_evenness,
+    by_rank,
+    cell,
+    clients_per_child,
+    fairness,
+    number,
+)
 from compare.servers import AEAD, DIRECT, LIBEV
 from compare.stats import percentile
 
 NARROW, WIDE = 318, 920  # pixels that a drawing takes
-LABELS = 76  # pixels of row names beside a drawing
-LINE = 30  # pixels of a row
+LABELS = 116  # pixels of row names beside a drawing
+LINE, CLOSE, MANY = 30, 22, 9  # pixels of a row; where there are more rows than MANY
 SERIES = 8  # colours in the style sheet: --series-1 and on
+BEST = 6  # models with a colour of their own, where all would be too many
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 PARTS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 
@@ -83,15 +96,27 @@ def draw(plot: Plot, width: int, narrow: bool) -> str:
 
 def plots(analysis: Analysis) -> list[Plot]:
     """Those that the result has figures for."""
-    made = (bulk(analysis), connections(analysis), latency(analysis), memory(analysis), drift(analysis))
+    made = (
+        bulk(analysis),
+        connections(analysis),
+        children(analysis),
+        latency(analysis),
+        memory(analysis),
+        drift(analysis),
+    )
     return [plot for plot in made if plot]
 
 
-def colour(analysis: Analysis, row: str) -> str:
-    """Models by their place in the registry; what is not ours is ink."""
-    if row in (LIBEV, DIRECT):
-        return "currentColor" if row == LIBEV else "var(--quiet)"
-    return f"var(--series-{analysis.servers.index(row) % SERIES + 1})"
+def colours(rows: Sequence[str]) -> list[str]:
+    """Models in their order, at most SERIES of them; what is not ours is ink."""
+    ink = {LIBEV: "currentColor", DIRECT: "var(--quiet)"}
+    ours = [row for row in rows if row not in ink]
+    return [ink.get(row) or f"var(--series-{ours.index(row) % SERIES + 1})" for row in rows]
+
+
+def height(rows: int) -> int:
+    """Of a drawing with a line for each row."""
+    return rows * (LINE if rows <= MANY else CLOSE)
 
 
 def values(rows: Sequence[Spec]) -> Spec:
@@ -152,7 +177,7 @@ def bulk(analysis: Analysis) -> Plot | None:
         layers: list[Spec] = [
             {
                 "data": values(bars),
-                "mark": {"type": "bar", "height": 16},
+                "mark": {"type": "bar", "height": 14},
                 "encoding": {
                     "y": y,
                     "x": x | {"field": "value", "stack": "zero"},
@@ -177,7 +202,7 @@ def bulk(analysis: Analysis) -> Plot | None:
         return {
             "title": {"text": title, "offset": 18},
             "width": width,
-            "height": LINE * len(order),
+            "height": height(len(order)),
             "layer": layers,
         }
 
@@ -197,7 +222,7 @@ def bulk(analysis: Analysis) -> Plot | None:
         best = [row for row in analysis.best(f"{p}_cpu") if row in order]
         figures = [e.value for row in best if (e := analysis.estimate(f"{p}_cpu", row))]
         if figures:
-            firsts.append(f"{between(figures, 2)} CPU seconds {p} ({', '.join(best)})")
+            firsts.append(f"{between(figures, 2)} CPU seconds {p} ({names(best, NAMED)})")
     sentence = f"The least that a gigabyte costs: {' and '.join(firsts)}."
     if LIBEV in order:
         sentence += " The solid line is shadowsocks-libev, the dashed one sealing or opening alone."
@@ -223,7 +248,7 @@ def connections(analysis: Analysis) -> Plot | None:
         x = {"field": "value", "type": "quantitative", "scale": scale, "axis": axis}
         return {
             "width": width - LABELS,
-            "height": LINE * len(order),
+            "height": height(len(order)),
             "data": values(data),
             "encoding": {"y": rows_axis(order)},
             "layer": [
@@ -262,6 +287,53 @@ def connections(analysis: Analysis) -> Plot | None:
     )
 
 
+def children(analysis: Analysis) -> Plot | None:
+    """Clients of each child as ticks on a line a model, and the book's beside them."""
+    found: dict[str, Sequence[int]] = {**by_evenness(analysis)}
+    table, sentence = clients_per_child(analysis), fairness(analysis)
+    if not found or not table or not sentence:
+        return None
+    found |= {f"UNP {name.replace(chr(10), ' ')}": counts for name, counts in BOOK.items()}
+    order = list(found)
+    data = [
+        {"row": row, "share": 100 * count / sum(counts)} for row, counts in found.items() for count in counts
+    ]
+    even = 100 / max(map(len, by_evenness(analysis).values()))
+
+    def spec(width: int, narrow: bool) -> Spec:
+        title = "% of clients, a mark for each child"
+        axis = {"title": title, "tickCount": 4 if narrow else 8}
+        x = {"type": "quantitative", "axis": axis}
+        y = rows_axis(order)
+        y["axis"] |= {"labelLimit": LABELS + 30}
+        return {
+            "width": width - LABELS - 30,
+            "height": height(len(order)),
+            "encoding": {"y": y},
+            "layer": [
+                {
+                    "data": values([{"at": even}]),
+                    "mark": {"type": "rule", "color": "var(--mark)", "strokeDash": [4, 3]},
+                    "encoding": {"x": x | {"field": "at"}, "y": None},
+                },
+                {
+                    "data": values(data),
+                    "mark": {
+                        "type": "tick",
+                        "thickness": 2,
+                        "height": 14,
+                        "opacity": 0.6,
+                        "color": "var(--user)",
+                    },
+                    "encoding": {"x": x | {"field": "share"}},
+                },
+            ],
+        }
+
+    sentence += " The dashed line is an even share; the last three lines are the book's."
+    return Plot("children", "Who serves the clients", sentence, table, spec)
+
+
 def latency(analysis: Analysis) -> Plot | None:
     """Percentiles of the ping-pong, all rounds together, on an axis of 1 / (1 - p)."""
     pooled = {row: analysis.pooled_latency(row, "ping-pong") for row in [*by_rank(analysis)]}
@@ -271,6 +343,9 @@ def latency(analysis: Analysis) -> Plot | None:
     known = {row: sum(count for _, count in counts) for row, counts in pooled.items()}
     parts = [part for part in PARTS if min(known.values()) * (1 - part) >= 5]  # of fewer, chance decides
     order = list(pooled)
+    tail = {row: percentile(pooled[row], 0.99) for row in order if row in analysis.servers}
+    ours = sorted((row for row in tail if row != LIBEV), key=tail.__getitem__)
+    shown = [row for row in order if row in (*ours[:BEST], LIBEV, DIRECT)]
     data = [
         {"row": row, "odds": 1 / (1 - part), "us": percentile(counts, part)}
         for row, counts in pooled.items()
@@ -291,15 +366,19 @@ def latency(analysis: Analysis) -> Plot | None:
         y_axis = {"title": "microseconds (log scale)", "values": decades((1, 3)), "format": ",~r"}
         x = {"field": "odds", "type": "quantitative", "scale": {"type": "log", "nice": False}, "axis": x_axis}
         y = {"field": "us", "type": "quantitative", "scale": {"type": "log", "nice": True}, "axis": y_axis}
-        apart = told_apart("row", order, [colour(analysis, row) for row in order], 3 if narrow else 8)
+        apart = told_apart("row", shown, colours(shown), 2 if narrow else 8)
+        others = values([point for point in data if point["row"] not in shown])
+        these = {"data": values([point for point in data if point["row"] in shown])}
+        quiet = {"type": "line", "strokeWidth": 1, "color": "var(--quiet)", "opacity": 0.55}
         return {
             "width": width - 60,
             "height": 280 if narrow else 340,
-            "data": values(data),
-            "encoding": {"x": x, "y": y, **apart},
+            "encoding": {"x": x, "y": y},
             "layer": [
-                {"mark": {"type": "line", "strokeWidth": 2}},
-                {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}},
+                {"data": others, "mark": quiet, "encoding": {"detail": {"field": "row"}}},
+                these | {"mark": {"type": "line", "strokeWidth": 2}, "encoding": apart},
+                these
+                | {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": apart},
             ],
         }
 
@@ -313,13 +392,14 @@ def latency(analysis: Analysis) -> Plot | None:
         for row in order
     ]
     headers = ["", "requests", *(f"p{100 * part:g}" for part in parts), "max"]
-    tail = {row: percentile(pooled[row], 0.99) for row in order if row in analysis.servers}
     first = min(tail, key=tail.__getitem__) if tail else order[0]
     within = number(percentile(pooled[first], 0.99), 0)
     sentence = (
         f"99 of 100 small requests are answered within {within} us by {first}, the best at that; the next "
         "request is sent when the last one is answered, so a stall shows once only."
     )
+    if len(shown) < len(order):
+        sentence += f" In colour: the {BEST} models that are best at that; pale: the others."
     return Plot("latency", "How long a small request takes", sentence, Table("", headers, rows), spec)
 
 
@@ -349,7 +429,7 @@ def memory(analysis: Analysis) -> Plot | None:
         reach = {"x": x | {"aggregate": "min"}, "x2": {"field": "mb", "aggregate": "max"}}
         return {
             "width": width - LABELS,
-            "height": LINE * len(order),
+            "height": height(len(order)),
             "data": values(data),
             "encoding": {"y": rows_axis(order)},
             "layer": [
@@ -384,13 +464,13 @@ def drift(analysis: Analysis) -> Plot | None:
             middle = median(value for _, value in found)
             for sample, value in found:
                 off = 100 * (value / middle - 1)
-                data.append({"row": row, "at": sample.at, "off": off})
+                data.append({"scenario": metric.scenario, "at": sample.at, "off": off})
                 cells.append(
                     (sample.at, [f"{sample.at:.1f}", row, metric.scenario, str(sample.round), f"{off:+.1f}"])
                 )
     if not data:
         return None
-    order = [row for row in by_rank(analysis) if row in analysis.servers]
+    order = [metric.scenario for metric in HEADLINES if metric in analysis.metrics]
 
     def spec(width: int, narrow: bool) -> Spec:
         x = {"field": "at", "type": "quantitative", "axis": {"title": "seconds into the run", "tickCount": 6}}
@@ -399,7 +479,7 @@ def drift(analysis: Analysis) -> Plot | None:
             "type": "quantitative",
             "axis": {"title": "% off the row's median", "tickCount": 6},
         }
-        apart = told_apart("row", order, [colour(analysis, row) for row in order], 3 if narrow else 8)
+        apart = told_apart("scenario", order, colours(order), 2 if narrow else 4)
         return {
             "width": width - 60,
             "height": 240,

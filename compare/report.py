@@ -21,13 +21,20 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from compare.analysis import HEADLINES, METRICS, Analysis, Metric, names
-from compare.plan import SCENARIOS
+from compare.plan import CHILDREN, CLIENTS, SCENARIOS
 from compare.schema import Sample
 from compare.servers import LIBEV, PEER
-from compare.stats import Estimate, outliers
+from compare.stats import Estimate, evenness, outliers
 
 FOREIGN = 0.2  # cores that others may use before a reader is told
 NOTES = 8  # of the samples' own, at most
+NAMED = 5  # rows in a sentence, at most
+EVEN, UNEVEN = 0.99, 0.9  # Jain's index: as even as chance makes it; nobody would call it even
+BOOK = {  # UNP figure 30.2: clients of each of 15 children, 5,000 in all
+    "row 2,\nBSD/OS": (333, 340, 335, 335, 332, 331, 333, 333, 332, 331, 334, 333, 334, 332, 332),
+    "row 5,\nSolaris": (1006, 950, 720, 582, 485, 457, 385, 250, 105, 32, 14, 9, 4, 1, 0),
+    "row 5,\nDigital Unix": (718, 647, 589, 554, 526, 501, 447, 389, 314, 208, 62, 18, 14, 12, 1),
+}
 BOLD = "Bold: first in its column, or not to be told apart from it."
 LIMITED, UNUSABLE, NOTHING = "*", "!", "-"
 
@@ -85,11 +92,12 @@ def verdict(analysis: Analysis) -> list[str]:
     overall = analysis.overall
     if overall and overall.ranks and len(overall.ranks) > 1:
         first = [name for name, rank in overall.ranks.items() if rank == 1]
+        first.sort(key=lambda name: overall.estimates[name].value)
         verb = "needs" if len(first) == 1 else "need"
         shared = "" if len(first) == 1 else "; this run cannot tell them apart"
-        sentences.append(f"Over all, {names(first)} {verb} the least CPU{shared}.")
+        sentences.append(f"Over all, {names(first, NAMED)} {verb} the least CPU{shared}.")
     for key, (where, unit) in VERDICTS.items():
-        best = analysis.best(key)
+        best = sorted(analysis.best(key), key=lambda name: analysis.estimates[key][name].value)
         if not best:
             continue
         digits = METRICS[key].digits
@@ -102,7 +110,9 @@ def verdict(analysis: Analysis) -> list[str]:
         ratios = [ratio for name in best if name != LIBEV and (ratio := analysis.ratio_to_libev(key, name))]
         beside = f", {between(ratios, 2)} times libev" if ratios else ""
         apart = "" if len(best) == 1 else ", not to be told apart"
-        sentences.append(f"{where}: {names(best)}{apart}, {figures} {unit}{beside}.")
+        sentences.append(f"{where}: {names(best, NAMED)}{apart}, {figures} {unit}{beside}.")
+    if spread := fairness(analysis):
+        sentences.append(spread)
     return sentences or ["Nothing valid was measured."]
 
 
@@ -133,14 +143,26 @@ def circumstances(analysis: Analysis) -> Iterator[str]:
             f"The machine was not ours alone: during {len(busy)} of {taken} samples other programs used "
             f"{FOREIGN:g} to {max(busy):.1f} cores. Intervals are wider for it."
         )
+    for name, reason in result.left_out.items():
+        yield f"Left out: {name}: {reason}."
+    for name, enough in result.settings.most.items():
+        if enough < rounds and name in result.settings.scenarios:
+            yield f"Of {name} only {enough} round{'s' if enough > 1 else ''}."
     if rounds < 3:
         yield f"Only {rounds} round{'s' if rounds > 1 else ''}: the intervals say little."
 
 
 def invalid(analysis: Analysis) -> Iterator[str]:
-    reasons = Counter((sample.row, sample.scenario, sample.invalid) for sample in analysis.invalid)
+    """Samples that do not count; what spoils all of a row's samples is said once."""
+    taken = Counter((sample.row, sample.scenario) for sample in analysis.result.samples)
+    whole = Counter(sample.row for sample in analysis.result.samples)
+    everywhere = Counter((sample.row, sample.invalid) for sample in analysis.invalid)
+    lost = {row: reason for (row, reason), count in everywhere.items() if count == whole[row] > 1}
+    for row, reason in lost.items():
+        yield f"Invalid: {row}, all {whole[row]} samples: {reason}"
+    reasons = Counter((s.row, s.scenario, s.invalid) for s in analysis.invalid if s.row not in lost)
     for (row, scenario, reason), count in reasons.items():
-        yield f"Invalid: {row}, {scenario}, {count} of {analysis.result.settings.rounds} samples: {reason}"
+        yield f"Invalid: {row}, {scenario}, {count} of {taken[row, scenario]} samples: {reason}"
 
 
 def held_back(analysis: Analysis) -> Iterator[str]:
@@ -254,14 +276,12 @@ def libev_ratios(analysis: Analysis) -> Table | None:
 def scenario_table(analysis: Analysis, scenario: str) -> Table:
     """One scenario with intervals and ranks."""
     metrics = [metric for metric in analysis.metrics if metric.scenario == scenario]
-    ranked = [
-        metric for metric in metrics if metric.headline or (scenario == "memory" and metric.key == "pss_idle")
-    ]
-    lead = ranked[0]
+    lead = metrics[0]
+    sign = -1 if lead.more_is_better else 1
 
     def place(row: str) -> tuple[bool, float]:
         estimate = analysis.estimate(lead.key, row)
-        return row not in analysis.servers, estimate.value if estimate else float("inf")
+        return row not in analysis.servers, sign * estimate.value if estimate else float("inf")
 
     rows = [
         [
@@ -290,13 +310,64 @@ def detail(analysis: Analysis, metric: Metric, row: str) -> str:
     return text + (LIMITED if analysis.limited(metric, row) else "")
 
 
+def by_evenness(analysis: Analysis) -> dict[str, list[int]]:
+    """Clients of each child, busiest first, of the rows that have a pool; the most even row first."""
+    found = {row: counts for row in analysis.servers if any(counts := analysis.clients_per_child(row))}
+    return dict(sorted(found.items(), key=lambda item: -evenness(item[1])))
+
+
+def fairness(analysis: Analysis) -> str | None:
+    """Who shares clients evenly among children, in words."""
+    found = by_evenness(analysis)
+    if not found:
+        return None
+    grades: dict[str, list[str]] = {"evenly": [], "not quite evenly": [], "unevenly": []}
+    for row, counts in found.items():
+        index = evenness(counts)
+        grades["evenly" if index >= EVEN else "not quite evenly" if index >= UNEVEN else "unevenly"].append(
+            row
+        )
+    parts = []
+    for grade, rows in grades.items():
+        if rows:
+            most, least = ([100 * found[row][end] / sum(found[row]) for row in rows] for end in (0, -1))
+            parts.append(
+                f"{grade} by {names(rows, NAMED)} (the busiest child served {between(most, 1)}% of them, "
+                f"the idlest {between(least, 1)}%)"
+            )
+    children = max(map(len, found.values()))
+    return f"Clients are shared among {children} children: {'; '.join(parts)}. Even is {100 / children:.1f}%."
+
+
+def clients_per_child(analysis: Analysis) -> Table | None:
+    """UNP figure 30.2, beside the book's own."""
+    found = by_evenness(analysis)
+    if not found:
+        return None
+    columns: dict[str, Sequence[int]] = {row.replace("-", "-\n", 1): counts for row, counts in found.items()}
+    columns |= {f"UNP {name}": sorted(counts, reverse=True) for name, counts in BOOK.items()}
+    rows = [
+        [str(child + 1), *(number(c[child], 0) if child < len(c) else NOTHING for c in columns.values())]
+        for child in range(max(map(len, columns.values())))
+    ]
+    rows.append(["in all", *(number(sum(counts), 0) for counts in columns.values())])
+    rows.append(["evenness", *(number(evenness(counts), 3) for counts in columns.values())])
+    note = "Connections that each child served, the busiest first; medians over rounds. "
+    note += f"{CLIENTS} clients at once. Evenness: Jain's index, 1 when all are alike, "
+    note += f"{1 / CHILDREN:.3f} when one child serves all. UNP: figure 30.2, its counts in the same order; "
+    note += "row 2 is prefork, row 5 prefork-fdpass."
+    return Table("Clients per child", ["child", *columns], rows, note)
+
+
 def tables(analysis: Analysis) -> list[Table]:
     ratios = libev_ratios(analysis)
+    children = clients_per_child(analysis)
     taken = {sample.scenario for sample in analysis.result.samples}
     scenarios = [name for name in analysis.result.settings.scenarios if name in taken]
     return [
         summary(analysis),
         *([ratios] if ratios else []),
+        *([children] if children else []),
         *(scenario_table(analysis, name) for name in scenarios),
     ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -55,10 +55,14 @@ class Progress:
 
 
 def run(
-    rows: Sequence[Row], settings: Settings, interrupt: Interrupt, progress_to: TextIO = sys.stderr
+    rows: Sequence[Row],
+    settings: Settings,
+    interrupt: Interrupt,
+    left_out: Mapping[str, str] | None = None,
+    progress_to: TextIO = sys.stderr,
 ) -> Result:
     """Takes all samples, or those until the user interrupts or the bench breaks: see `stopped`."""
-    plan = make_plan(rows, settings.scenarios, settings.rounds, settings.seed)
+    plan = make_plan(rows, settings.scenarios, settings.rounds, settings.seed, settings.most)
     started = time.monotonic()
     progress = Progress(progress_to, len(plan), started)
     result = Result(
@@ -66,6 +70,7 @@ def run(
         environment={},
         rows=[RowInfo(row.name, row.kind, row.source, row.summary) for row in rows],
         planned=len(plan),
+        left_out=dict(left_out or {}),
     )
     try:
         with Bench(interrupt) as bench:

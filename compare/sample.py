@@ -5,7 +5,9 @@
 
 Bulk and ping-pong keep their connection open across both readings, so that neither its start nor
 its end is in the figures. Connections are all in: the second reading waits until the server has
-reaped the children that served them, or their CPU would be counted nowhere.
+reaped the children that served them, or their CPU would be counted nowhere. A pool may grow and
+shrink by itself meanwhile, so its size is not waited for. Who of a pool served how many is asked of
+its scoreboard, last of all.
 
 Rules: whatever goes wrong with a server makes its sample invalid, with the reason, and not the run.
 """
@@ -17,8 +19,8 @@ from typing import Any, NamedTuple
 from compare import servers, tree
 from compare.bench import Bench, LoadFailed
 from compare.interrupt import Interrupt
-from compare.plan import Planned
-from compare.schema import Sample, Settings
+from compare.plan import CHILDREN, CLIENTS, CROWD, Planned
+from compare.schema import Sample, Settings, Worker
 from compare.servers import AEAD, DIRECT, ROWS, Server, ServerFailed
 
 SATURATED = 0.95  # of a core
@@ -65,7 +67,8 @@ def take_direct(sample: Sample, settings: Settings, bench: Bench) -> None:
 
 def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt) -> None:
     row = ROWS[sample.row]
-    with servers.start(row, settings.method, bench.cores.server, interrupt) as server:
+    workers = CHILDREN if sample.scenario == "children" else None
+    with servers.start(row, settings.method, bench.cores.server, interrupt, workers) as server:
         tree.settle(interrupt, server.pid)
         bench.order(
             "open",
@@ -93,14 +96,19 @@ def is_complaint(line: str) -> bool:
 
 
 def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt, server: Server) -> None:
-    scenario = sample.scenario
+    scenario, pool = sample.scenario, ROWS[sample.row].pool
     idle = tree.usage(server.pid)
-    warm = bench.order("warm", scenario=scenario, seconds_each=window(settings))
     # A connection that stays open may have its own process; one that has ended may not.
-    most = idle.processes if scenario == "connections" else None
-    tree.settle(interrupt, server.pid, at_most=most)
+    most = idle.processes if scenario == "connections" and not pool else None
+    if scenario == "children":  # as in the book, from the first connection on
+        size = max(CLIENTS, min(CROWD, int(CROWD * settings.duration)))
+        order: dict[str, Any] = {"do": "crowd", "count": size, "clients": CLIENTS}
+    else:
+        warm = bench.order("warm", scenario=scenario, seconds_each=window(settings))
+        tree.settle(interrupt, server.pid, at_most=most)
+        order = {"do": "measure", "scenario": scenario, "duration": settings.duration, "rate": warm["rate"]}
     before = read(bench, server)
-    answer = bench.order("measure", scenario=scenario, duration=settings.duration, rate=warm["rate"])
+    answer = bench.order(**order)
     loaded = read(bench, server)
     settled = tree.settle(interrupt, server.pid, at_most=most)
     after = settled.usage
@@ -124,6 +132,23 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
     if not settled.quiet:
         sample.notes.append("the server was still busy when its CPU was read")
     sample.limited = limit(bench, spent / wall, generator / wall, target / wall)
+    if pool and scenario in ("connections", "children"):
+        sample.workers, served = clients_by_worker(server)
+        if not sample.workers:
+            sample.notes.append("its scoreboard could not be read: clients per child are unknown")
+        elif scenario == "children" and served != answer["count"]:
+            sample.notes.append(f"its scoreboard counts {served} connections of {answer['count']}")
+
+
+def clients_by_worker(server: Server) -> tuple[list[Worker], int]:
+    """The scoreboard's workers, and the connections of all, those of workers that have ended included."""
+    board = server.scoreboard()
+    if board is None:
+        return [], 0
+    slots = board["slots"]
+    if any(slot["tid"] != server.pid for slot in slots):  # the first thread only accepts for the others
+        slots = [slot for slot in slots if slot["tid"] != server.pid or slot["connections"]]
+    return [Worker(slot["connections"], slot["up"], slot["down"]) for slot in slots], board["connections"]
 
 
 def limit(bench: Bench, server: float, generator: float, target: float) -> str | None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 NAME = "unp-tunnel compare"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1  # 1.1: workers of a sample, rounds by scenario, what was left out
 
 
 class SchemaError(Exception):
@@ -32,6 +32,7 @@ class Settings:
     duration: float  # seconds of load in one sample
     seed: int
     method: str
+    most: dict[str, int] = field(default_factory=dict)  # rounds of a scenario, where fewer are enough
 
 
 @dataclass
@@ -40,6 +41,15 @@ class RowInfo:
     kind: str
     source: str
     summary: str
+
+
+@dataclass
+class Worker:
+    """A slot of the server's scoreboard after the load: a child or thread of its pool."""
+
+    connections: int
+    up: int  # bytes
+    down: int
 
 
 @dataclass
@@ -55,6 +65,7 @@ class Sample:
     notes: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     latency_us: list[tuple[int, int]] = field(default_factory=list)  # (microseconds, how often)
+    workers: list[Worker] = field(default_factory=list)  # of a pool, in the scoreboard's order
 
 
 @dataclass
@@ -66,13 +77,14 @@ class Result:
     planned: int = 0  # samples that a whole run has
     elapsed: float = 0.0  # seconds
     stopped: str | None = None  # why samples are missing
+    left_out: dict[str, str] = field(default_factory=dict)  # model or scenario: why
 
     @property
     def complete(self) -> bool:
         return len(self.samples) >= self.planned
 
 
-Made = TypeVar("Made", Settings, RowInfo, Sample)
+Made = TypeVar("Made", Settings, RowInfo, Sample, Worker)
 
 
 def _make(kind: type[Made], values: Mapping[str, Any]) -> Made:
@@ -104,8 +116,9 @@ def load(text: str) -> Result:
         raise SchemaError(f"schema {name} {schema['version']}: expected {NAME} {MAJOR}.x")
     try:
         samples = [_make(Sample, values) for values in content["samples"]]
-        for sample in samples:
+        for sample, values in zip(samples, content["samples"], strict=True):
             sample.latency_us = [(value, count) for value, count in sample.latency_us]
+            sample.workers = [_make(Worker, worker) for worker in values.get("workers", ())]
         return Result(
             settings=_make(Settings, content["settings"]),
             environment=dict(content["environment"]),
@@ -114,6 +127,7 @@ def load(text: str) -> Result:
             planned=int(content["planned"]),
             elapsed=float(content["elapsed"]),
             stopped=content.get("stopped"),
+            left_out=dict(content.get("left_out", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SchemaError(f"damaged result: {error}") from None

@@ -3,6 +3,7 @@
     start: config file (0600), free port --> python -m tunnel serve --model=NAME --config FILE
                                          --> ss-server -c FILE ...                  where on PATH
            the port is listened on       --> ready
+    ask:   python -m tunnel status --json --pid PID   --> who served how many, from its scoreboard
     stop:  SIGTERM --> it ends; or after PATIENCE SIGKILL to its whole process group
 
 Every server gets a session and process group of its own: Ctrl-C does not reach it, and what it
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,11 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import compare.launch
 from compare.interrupt import Interrupt
-from models import MODELS
+from models import MODELS, Model
 
 PASSWORD = "measured-on-loopback-only"  # noqa: S105
 START = 10.0  # seconds from exec to listening
@@ -34,6 +36,8 @@ PATIENCE = 5.0  # seconds from SIGTERM to exit
 LOOKS = 0.005  # seconds between two looks at whether it listens, or has ended
 ATTEMPTS = 3  # a free port may be taken by somebody else before the server binds it
 LAST_LINES = 2  # of a failed server's output that are quoted
+RAISED = re.compile(r"(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b")  # how a traceback ends
+STATUS = 10.0  # seconds that `tunnel status` has to answer
 
 MODEL, PEER, BASELINE = "model", "peer", "baseline"
 LIBEV, DIRECT, AEAD = "libev", "direct", "aead"
@@ -46,11 +50,19 @@ class Row(NamedTuple):
     kind: str  # MODEL, PEER or BASELINE
     source: str  # where it is described
     summary: str
-    clients: int | None = None  # at once, where the design has a limit
+    clients: int | None = None  # at once, where the design or its pool has a limit
+    pool: bool = False  # of workers that wait for clients: clients per child can be told
+
+
+def row_of(model: Model) -> Row:
+    most = model.clients
+    if most is None and model.pool and model.family == "blocking":
+        most = model.pool[1]  # one client a worker
+    return Row(model.name, MODEL, model.source, model.summary, most, model.pool is not None)
 
 
 ROWS = {
-    **{m.name: Row(m.name, MODEL, m.source, m.summary, m.clients) for m in MODELS.values()},
+    **{model.name: row_of(model) for model in MODELS.values()},
     LIBEV: Row(LIBEV, PEER, "ss-server", "shadowsocks-libev, a C program on an epoll loop"),
     DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
@@ -93,7 +105,26 @@ class Server:
 
     def last_words(self) -> str:
         lines = [line.strip() for line in self.log() if line.strip()]
+        if lines and RAISED.match(lines[-1]):  # of a traceback the line above it says nothing
+            return lines[-1]
         return " | ".join(lines[-LAST_LINES:]) or "it said nothing"
+
+    def scoreboard(self) -> dict[str, Any] | None:
+        """What `tunnel status` says of it, asked as a user would; None if it knows no such server."""
+        words = [sys.executable, "-m", "tunnel", "status", "--json", "--pid", str(self.pid)]
+        try:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=STATUS,
+                check=False,
+                start_new_session=True,  # Ctrl-C is for the run
+            )
+            boards: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        except (subprocess.TimeoutExpired, ValueError):
+            return None
+        return next((board for board in boards if board["pid"] == self.pid), None)
 
     def stop(self) -> str | None:
         """Ends it and all that it started. Returns what was wrong with how it ended, if anything."""
@@ -113,12 +144,17 @@ class Server:
         return complaint or (None if code == 0 else f"exit code {code}")
 
 
-def start(row: Row, method: str, cores: Sequence[int], interrupt: Interrupt) -> Server:
-    """A server that listens. Raises ServerFailed."""
+def start(
+    row: Row, method: str, cores: Sequence[int], interrupt: Interrupt, workers: int | None = None
+) -> Server:
+    """A server that listens; `workers`: the fixed size of its pool. Raises ServerFailed."""
     for attempt in range(ATTEMPTS):
         port = free_port()
         folder = tempfile.TemporaryDirectory(prefix="compare-")
-        server = Server(spawn(command(row, method, port, folder.name), cores, folder.name), port, folder)
+        program = command(row, method, port, folder.name)
+        if workers is not None:
+            program += ["--workers", str(workers)]
+        server = Server(spawn(program, cores, folder.name), port, folder)
         try:
             if wait_until_listening(server, interrupt):
                 return server

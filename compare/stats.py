@@ -76,6 +76,12 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+def evenness(shares: Sequence[float]) -> float:
+    """Jain's index: 1 when all shares are alike, 1/n when one of n has everything."""
+    squares = sum(share * share for share in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
+
+
 def outliers(values: Sequence[float]) -> list[int]:
     """Indices of values beyond 5 median absolute deviations (and 5%): worth a look, never dropped."""
     if len(values) < 5:
