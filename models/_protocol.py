@@ -208,9 +208,10 @@ class Client:
         """Where the client wants to go; None if it has left, or is left to the drain."""
         session, accepted, handshake = self.session, self.accepted, self.service.timeouts.handshake
         assert accepted.sock is not None
+        known = session.target  # now: uvloop reads before it returns
         await self.house.loop.connect_accepted_socket(lambda: accepted, accepted.sock)
-        if session.target is not None:
-            return session.target
+        if known is not None:
+            return known
         if session.dials:
             await asyncio.wait([self.turn], timeout=handshake)
         else:
