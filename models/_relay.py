@@ -31,7 +31,8 @@ from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
 if TYPE_CHECKING:
-    from models._loop import Callback, Found, Loop
+    from models._loop import Callback, Loop
+    from models._resolver import Found
 
 Machine = TypeVar("Machine", "Opening", "Relay")
 P = ParamSpec("P")

@@ -1,57 +1,94 @@
 """Names for loops: getaddrinfo in a few threads, since it blocks and has no non-blocking form.
 
-    loop --ask--> [ queue ] --> thread: dial.addresses() --> [ answers ] --socketpair--> loop
+    loop --resolve--> [ asked ] --> thread: dial.addresses() --> [ answered ] --eventfd--> loop: deliver
+              `- a literal: answered at once
 
-The way of libuv's `uv_getaddrinfo`: work goes to a small pool, and a byte on a descriptor that the
-loop watches says that answers are there.
+The way of libuv's `uv_getaddrinfo` (threadpool.c, async.c): work goes to a small pool, and a number
+written to a descriptor that the loop watches says that answers are there. The descriptor is an
+eventfd, or a pipe on systems that have none.
 
-Rules: started by the first name, so a server of literals has no threads. Callbacks run in the
-loop's thread only.
+Rules: started by the first name, so a server of literals has no threads. Callbacks run in the loop's
+thread only. Threads come from `_thread`, since importing `threading` is dear (tunnel/log.py).
 """
 
 from __future__ import annotations
 
-import queue
-import socket
-import threading
+import _thread
+import os
+import sys
+from _queue import Empty, SimpleQueue
 from collections.abc import Callable
 
-from models._loop import Found, addresses_of
 from models._server import Server
 from tunnel.address import Address
+from tunnel.dial import Dial, SockAddr
 
 THREADS = 4  # as libuv's default pool
+ONE = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes (eventfd(2))
 
+Found = list[SockAddr] | OSError
 OnFound = Callable[[Found], None]
 
 
+def addresses_of(dial: Dial, target: Address) -> Found:
+    """`dial.addresses` with its error as a value, as a callback wants it."""
+    try:
+        return dial.addresses(target)
+    except OSError as error:
+        return error
+
+
+def wakeup_descriptors() -> tuple[int, int]:
+    """One to read from and one to write to; with eventfd they are the same."""
+    if not hasattr(os, "eventfd"):
+        return os.pipe()
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    return fd, fd
+
+
 class Resolver:
-    """Answers `ask` through its callback, once the loop has called `deliver`."""
+    """Addresses of targets, for one loop."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, watch: Callable[[int, Callable[[], None]], None]) -> None:
+        """`watch(fd, callback)`: the loop's way to have something called when `fd` is readable."""
         self._server = server
-        self._asked: queue.SimpleQueue[tuple[Address, OnFound]] = queue.SimpleQueue()
-        self._answered: queue.SimpleQueue[tuple[OnFound, Found]] = queue.SimpleQueue()
-        self._woken, self._wake = socket.socketpair()
-        for number in range(THREADS):
-            threading.Thread(target=self._work, name=f"resolver {number}", daemon=True).start()
+        self._watch = watch
+        self._asked: SimpleQueue[tuple[Address, OnFound]] = SimpleQueue()
+        self._answered: SimpleQueue[tuple[OnFound, Found]] = SimpleQueue()
+        self._woken = self._wake = -1
 
-    def fileno(self) -> int:
-        """Readable when `deliver` has something to do."""
-        return self._woken.fileno()
-
-    def ask(self, target: Address, on_found: OnFound) -> None:
-        """`on_found` gets the addresses to try, or the OSError."""
+    def resolve(self, target: Address, on_found: OnFound) -> None:
+        """`on_found` gets the addresses to try, or the OSError: at once for a literal."""
+        dial = self._server.service.dial
+        if dial.literal(target):
+            on_found(addresses_of(dial, target))
+            return
+        if self._wake < 0:
+            try:
+                self._start()
+            except OSError as error:  # no descriptor for it; the next name may find one
+                on_found(error)
+                return
         self._asked.put((target, on_found))
 
-    def deliver(self) -> None:
+    def _start(self) -> None:
+        self._woken, self._wake = wakeup_descriptors()
+        self._watch(self._woken, self._deliver)
+        for _ in range(THREADS):
+            _thread.start_new_thread(self._work, ())
+
+    def _deliver(self) -> None:
         """Calls back with the answers that have come."""
-        for _ in self._woken.recv(4096):
-            on_found, found = self._answered.get()
+        os.read(self._woken, 4096)
+        while True:
+            try:
+                on_found, found = self._answered.get_nowait()
+            except Empty:
+                return
             on_found(found)
 
     def _work(self) -> None:
         while True:
             target, on_found = self._asked.get()
             self._answered.put((on_found, addresses_of(self._server.service.dial, target)))
-            self._wake.send(b"\0")
+            os.write(self._wake, ONE)

@@ -123,17 +123,21 @@ class Accept:
                 if error.errno in OUT_OF_RESOURCES:
                     time.sleep(RESOURCE_PAUSE)
             else:
-                self._short = False
-                if self.left is not None:
-                    self.left -= 1
+                self.taken()
                 return accepted
         return None
 
-    def survive(self, error: OSError) -> None:
+    def taken(self) -> None:
+        """A client has been accepted, here or by a loop."""
+        self._short = False
+        if self.left is not None:
+            self.left -= 1
+
+    def survive(self, error: OSError, consequence: str = "accepting pauses") -> None:
         """Raises `error` again unless the next accept may well succeed."""
         if error.errno in OUT_OF_RESOURCES:
             if not self._short:
-                log.warning(f"accepting pauses: {error.strerror}")
+                log.warning(f"{consequence}: {error.strerror}")
             self._short = True
         elif error.errno not in GONE_BEFORE_ACCEPT:
             raise error

@@ -1,0 +1,83 @@
+"""Deadlines for loops: what has waited too long.
+
+    Clock ---- due: the first of all, or earlier
+      |
+      +-- Deadlines(59 s)    client, client, client ...   in the order in which they were set
+      +-- Deadlines(10 s)    client ...
+      `-- Deadlines(0.01 s)
+
+All deadlines of one kind are equally long, so they expire in the order in which they were set: a queue
+is all the timer there is, where others keep a heap. `due` may be too early, after a cancellation: the
+loop then wakes once for nothing. That is cheaper than to look at every queue each time round.
+
+Rules: a loop that has nothing due costs one comparison each time round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Generic, TypeVar
+
+Client = TypeVar("Client")
+
+
+class Clock:
+    """All deadlines of a loop."""
+
+    __slots__ = ("due", "kinds")
+
+    def __init__(self) -> None:
+        self.due = inf  # monotonic; nothing expires before
+        self.kinds: list[Deadlines] = []  # type: ignore[type-arg] # each has clients of its own kind
+
+    def seconds_left(self, most: float) -> float:
+        """Until something may be due; not more than `most`."""
+        return max(0.0, min(most, self.due - time.monotonic()))
+
+    def run(self) -> None:
+        """Expires what is due."""
+        now = time.monotonic()
+        if now >= self.due:
+            for deadlines in self.kinds:
+                deadlines.expire(now)
+            self.due = min(deadlines.first() for deadlines in self.kinds)
+
+
+class Deadlines(Generic[Client]):
+    """Deadlines of one length (seconds), one for each client."""
+
+    __slots__ = ("_clock", "_due", "_expired", "length")
+
+    def __init__(self, clock: Clock, length: float, expired: Callable[[Client], None]) -> None:
+        self.length = length
+        self._expired: Callable[[Client], None] = expired
+        self._due: dict[Client, float] = {}
+        self._clock = clock
+        clock.kinds.append(self)
+
+    def set(self, client: Client) -> None:
+        """Calls `expired(client)` after the time, unless it is cancelled or set again before."""
+        due = time.monotonic() + self.length
+        self._due.pop(client, None)  # or it would keep its place in the queue
+        self._due[client] = due
+        self._clock.due = min(due, self._clock.due)
+
+    def cancel(self, client: Client) -> None:
+        self._due.pop(client, None)
+
+    def first(self) -> float:
+        for due in self._due.values():
+            return due
+        return inf
+
+    def expire(self, now: float) -> None:
+        overdue = []
+        for client, due in self._due.items():
+            if due > now:
+                break
+            overdue.append(client)
+        for client in overdue:
+            if self._due.pop(client, None) is not None:  # none: an earlier one has cancelled it
+                self._expired(client)

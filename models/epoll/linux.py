@@ -1,0 +1,62 @@
+"""Epoll itself: libuv's src/unix/linux.c.
+
+    io_start, io_stop --> watcher_queue --+
+                                          v
+    io_poll:  epoll_ctl ADD or MOD for each, epoll_wait, then the callback of each ready watcher
+                                                                 `- nobody's any more: epoll_ctl DEL
+
+    w.pevents   what its owner wants          w.events   what the kernel has been told
+
+Rules: level-triggered, so nothing is lost by reading less than there is. A descriptor that is about to be
+closed is taken out first: closing one of two descriptors of the same socket would leave it in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.epoll.core import Loop
+
+POLLIN, POLLOUT = select.EPOLLIN, select.EPOLLOUT
+POLLERR, POLLHUP = select.EPOLLERR, select.EPOLLHUP  # come unasked
+ENDS = POLLERR | POLLHUP
+MOST_EVENTS = 1024  # that one call returns
+
+
+def platform_loop_init(loop: Loop) -> None:
+    loop.backend = select.epoll()
+
+
+# fig: io_poll
+def io_poll(loop: Loop, timeout: float) -> None:
+    """Tells the kernel what has changed, waits, and calls the watchers that are ready."""
+    backend, watchers = loop.backend, loop.watchers
+    if loop.watcher_queue:
+        for w in loop.watcher_queue:
+            if w.events == w.pevents:
+                continue  # started and stopped again, or the other way round
+            if w.events:
+                backend.modify(w.fd, w.pevents)
+            else:
+                try:
+                    backend.register(w.fd, w.pevents)
+                except FileExistsError:  # stopped, and started again before an event had come
+                    backend.modify(w.fd, w.pevents)
+            w.events = w.pevents
+        loop.watcher_queue.clear()
+    for fd, events in backend.poll(timeout, MOST_EVENTS):
+        if (ready := watchers.get(fd)) is None:
+            platform_invalidate_fd(loop, fd)
+        # No events told to the kernel: this number was somebody else's when it became ready.
+        elif ready.events and (wanted := events & (ready.pevents | ENDS)):
+            ready.cb(ready, wanted)
+    # end fig
+
+
+def platform_invalidate_fd(loop: Loop, fd: int) -> None:
+    """No more events of this descriptor."""
+    with contextlib.suppress(OSError):  # it was not in
+        loop.backend.unregister(fd)

@@ -1,0 +1,101 @@
+"""A dialled client: two directions, and how they end.
+
+    accepted ==up==> dialled      idle time: cut if nothing was read or written in the whole of it
+             <=down=              10 ms for the first payload, then the header goes alone
+
+    both directions have ended           --> close, which sends the last FIN
+    a reset, a forgery, a broken side    --> close_reset of both, so that nobody takes a part for a whole
+
+Rules: the Relay owns both streams.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models.epoll.direction import Direction
+from tunnel.errors import ProtocolError
+from tunnel.log import describe, log, peer_name
+
+if TYPE_CHECKING:
+    from models.epoll.server import EpollServer
+    from models.epoll.stream import Stream
+    from tunnel.session import Session
+
+
+class Relay:
+    """Both directions, and how they end."""
+
+    __slots__ = ("accepted", "dialled", "down", "host", "moved", "session", "up")
+
+    def __init__(self, host: EpollServer, session: Session, accepted: Stream, dialled: Stream) -> None:
+        self.host = host
+        self.session = session
+        self.accepted = accepted
+        self.dialled = dialled
+        self.up = Direction(self, session.up, accepted, dialled, host.slot.count_up)
+        self.down = Direction(self, session.down, dialled, accepted, host.slot.count_down)
+        self.moved = self.progress()
+        host.clients.add(self)
+
+    def start(self) -> None:
+        try:
+            self.accepted.say(self.session.answer(None))
+        except OSError as error:
+            self.cut(error)
+            return
+        self.host.idle.set(self)
+        self.down.start()
+        self.up.start()
+        if self.session.patience:
+            self.host.greetings.set(self)
+        else:
+            self.on_patience_over()
+
+    def on_patience_over(self) -> None:
+        """What came with the request, or a header that waited for the first payload, goes now."""
+        if self.up.open and not self.up.moves:
+            try:
+                self.up.send(self.session.up.buffer_updated(0))
+            except (ProtocolError, OSError) as error:
+                self.cut(error)
+
+    def other(self, direction: Direction) -> Direction:
+        return self.down if direction is self.up else self.up
+
+    def progress(self) -> tuple[int, int, int, int]:
+        up, down = self.up, self.down
+        queues = self.accepted.write_queue_size(), self.dialled.write_queue_size()
+        return up.moves, down.moves, *queues
+
+    def on_idle(self) -> None:
+        moved, self.moved = self.moved, self.progress()
+        if moved == self.moved:
+            self.cut(TimeoutError(f"nothing moved for {self.host.idle.length:g} s"))
+        else:
+            self.host.idle.set(self)
+
+    def on_stop(self) -> None:
+        """The server ends: a transfer may still finish."""
+
+    def finish(self) -> None:
+        if self.up.broken or self.down.broken:
+            self.cut(ConnectionResetError("one side went before it had received all"))
+        else:
+            self.close(reset=False)
+
+    def cut(self, error: Exception) -> None:
+        """Ends both connections so that neither side can take what it got for a whole."""
+        text = f"connection to {self.session.target} cut: {describe(error)}"
+        log.warning(text, peer_name(self.accepted.sock))
+        self.close(reset=True)
+
+    def close(self, *, reset: bool) -> None:
+        for stream in (self.accepted, self.dialled):
+            stream.close(reset=reset)
+        for direction in (self.up, self.down):
+            direction.flow.release()
+            del direction.relay  # else each would keep the other alive until the garbage collector comes
+        self.host.idle.cancel(self)
+        self.host.greetings.cancel(self)
+        self.host.leave(self)

@@ -1,0 +1,1 @@
+"""Parts of models that can be tested without a server around them."""

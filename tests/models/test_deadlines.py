@@ -1,0 +1,110 @@
+"""Deadlines: what expires, in which order, and what the clock says of it."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from models._deadlines import Clock, Deadlines
+
+LONG, SHORT = 60.0, 10.0
+MOST = 1.0
+
+
+class Time:
+    """`time.monotonic`, moved by hand."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    time = Time()
+    monkeypatch.setattr("models._deadlines.time", time)
+    return time
+
+
+class Log:
+    """Two kinds of deadlines on one clock, and what has expired."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.expired: list[str] = []
+        self.long = Deadlines(self.clock, LONG, self.expired.append)
+        self.short = Deadlines(self.clock, SHORT, self.expired.append)
+
+
+def test_what_is_due_expires_and_nothing_else(time: Time) -> None:
+    log = Log()
+    log.long.set("a")
+    log.short.set("b")
+    time.now += 1
+    log.short.set("c")
+    for seconds, expired in [(8.9, []), (0.2, ["b"]), (1.0, ["b", "c"]), (48.0, ["b", "c"])]:
+        time.now += seconds
+        log.clock.run()
+        assert log.expired == expired
+    time.now += 1
+    log.clock.run()
+    assert log.expired == ["b", "c", "a"]
+    assert log.clock.due == inf
+
+
+def test_cancelled_and_set_again(time: Time) -> None:
+    log = Log()
+    for client in "abc":
+        log.short.set(client)
+    log.short.cancel("b")
+    log.short.cancel("never set")
+    time.now += SHORT - 1
+    log.short.set("a")
+    time.now += 1
+    log.clock.run()
+    assert log.expired == ["c"]
+    time.now += SHORT - 1
+    log.clock.run()
+    assert log.expired == ["c", "a"]
+
+
+def test_one_that_expires_may_cancel_the_next_and_set_itself_again(time: Time) -> None:
+    clock, expired = Clock(), []
+
+    def on_expired(client: str) -> None:
+        expired.append(client)
+        deadlines.cancel("b")
+        deadlines.set(client)
+
+    deadlines = Deadlines(clock, SHORT, on_expired)
+    deadlines.set("a")
+    deadlines.set("b")
+    for count in (1, 2):
+        time.now += SHORT
+        clock.run()
+        assert expired == ["a"] * count
+
+
+def test_seconds_left_are_those_of_the_first_and_never_too_many(time: Time) -> None:
+    log = Log()
+    assert log.clock.seconds_left(MOST) == MOST
+    log.long.set("a")
+    log.short.set("b")
+    assert log.clock.seconds_left(100) == SHORT
+    assert log.clock.seconds_left(MOST) == MOST
+    time.now += SHORT + 1
+    assert log.clock.seconds_left(MOST) == 0
+    log.clock.run()
+    assert log.clock.seconds_left(100) == LONG - SHORT - 1
+
+
+def test_cancelled_deadline_wakes_the_loop_once_at_most(time: Time) -> None:
+    log = Log()
+    log.short.set("a")
+    log.short.cancel("a")
+    time.now += SHORT
+    assert log.clock.seconds_left(MOST) == 0
+    log.clock.run()
+    assert log.clock.seconds_left(MOST) == MOST
