@@ -57,6 +57,10 @@ class Poller:
             self.readers.pop(fd, None)
         self.changed(fd)
 
+    def on_connection(self, fd: int, callback: Callback) -> None:
+        """The same for a listener, which other processes may watch too."""
+        self.on_readable(fd, callback)
+
     def on_writable(self, fd: int, callback: Callback | None) -> None:
         """Calls `callback` whenever `fd` is writable, or no longer."""
         if callback:
@@ -134,7 +138,7 @@ class Loop:
     def _listen(self) -> None:
         for listener in self._listeners:
             listener.setblocking(False)
-            self.poller.on_readable(listener.fileno(), partial(self._accept, listener))
+            self.poller.on_connection(listener.fileno(), partial(self._accept, listener))
 
     def _pause(self) -> None:
         """Descriptors or memory have run out."""
