@@ -17,39 +17,22 @@ Python 3.11 copy, and would copy without end. With `set_write_buffer_limits(0)` 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from models._direction import reset_on_close
-from models._scoreboard import ACCEPT, RELAY, Slot
-from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
+from models._house import House, Left, addresses_of, in_time
+from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from tunnel.address import Address
-from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
 from tunnel.flow import EMPTY, Flow
 from tunnel.log import describe, log, peer_name
 
-T = TypeVar("T")
 ACCEPTS_AT_ONCE = 16  # then the clients that are there have their turn
-
-
-class Left(Exception):
-    """The client goes before it has said where to. Nothing is wrong with that."""
-
-
-async def in_time(awaitable: Awaitable[T], seconds: float) -> T:
-    """The result, or a TimeoutError in the words of connect(2): asyncio's own has none."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await awaitable
-    except TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
 
 async def connected(sock: socket.socket) -> None:
@@ -236,7 +219,7 @@ class Client:
         dial, dialled, loop = self.service.dial, self.dialled, self.house.loop
         failure: OSError | None = None
         try:
-            for address in await in_time(self._addresses(target), dial.timeout):
+            for address in await addresses_of(dial, target):
                 try:
                     dialled.sock = sock = dial.start(address)
                     await in_time(connected(sock), dial.timeout)
@@ -252,12 +235,6 @@ class Client:
         log.info(f"cannot connect to {target}: {describe(failure)}", self.name())
         self.accepted.write(self.session.answer(failure))
         return False
-
-    async def _addresses(self, target: Address) -> list[SockAddr]:
-        dial = self.service.dial
-        if dial.literal(target):
-            return dial.addresses(target)
-        return await self.house.loop.run_in_executor(None, dial.addresses, target)
 
     # --- relay ---
 
@@ -360,7 +337,6 @@ class Client:
     # --- the end ---
 
     def on_stop(self) -> None:
-        """The server ends: a client that has not said where to go has nothing to lose."""
         if self.session.target is None:
             self.settle(Left())
 
@@ -377,101 +353,63 @@ class Client:
             if not side.full or side.transport is None:  # else the transport may still look at its view
                 flow.release()
             side.close()
-        self.house.leave(self)
 
     def name(self) -> str:
         return peer_name(self.accepted.sock)
 
 
-class House:
-    """The server: accepts until it is asked to stop, and runs until the last client has left."""
+class Door:
+    """The listeners: every client that comes is admitted to the house.
 
-    def __init__(self, server: Server, slot: Slot) -> None:
-        self.server = server
-        self.slot = slot
-        self.loop = asyncio.get_running_loop()
-        # Duplicates, because a stop puts a dead socket in the originals' place, under the poller's feet.
-        self.listeners = [listener.dup() for listener in server.listeners]
-        self.clients: dict[Client, asyncio.Task[None]] = {}
-        self.changed = asyncio.Event()
+    Not `create_server`: uvloop's, where descriptors run out, accepts the clients that wait only to close
+    them, and asyncio's can find its listener closed when it comes back to it.
+    """
 
-    async def run(self) -> None:
-        stop = self.server.stop
-        self.loop.add_reader(stop.fileno(), self._on_signal)
-        self.slot.enter(ACCEPT)
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.listeners = [listener.dup() for listener in house.server.listeners]
+
+    def open(self) -> None:
         for listener in self.listeners:
             listener.setblocking(False)
             self._watch(listener)
-        # fig: until the last has left
-        while self.clients or not stop.asked():
-            self.slot.beat()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAKES):
-                    await self.changed.wait()
-            self.changed.clear()
-            if stop.requested:
-                self._stop_accepting()
-        # end fig
 
-    def leave(self, client: Client) -> None:
-        del self.clients[client]
-        if not self.clients:
-            self.slot.enter(ACCEPT)
-            self.changed.set()
-
-    def _on_signal(self) -> None:
-        self.server.stop.clear_wakeup()
-        self.changed.set()
-
-    def _stop_accepting(self) -> None:
+    def shut(self) -> None:
         for listener in self.listeners:
-            self.loop.remove_reader(listener)
+            self.house.loop.remove_reader(listener)
             listener.close()
-        self.listeners.clear()
-        for client in self.clients:
-            client.on_stop()
 
     def _watch(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
-            self.loop.add_reader(listener, self._accept, listener)
+            self.house.loop.add_reader(listener, self._accept, listener)
 
     # fig: accept
     def _accept(self, listener: socket.socket) -> None:
-        """Not `create_server`: where descriptors run out, uvloop's closes the clients that wait."""
+        house = self.house
         for _ in range(ACCEPTS_AT_ONCE):
-            if self.server.stop.requested:
+            if house.server.stop.requested:
                 return
             try:
                 sock, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                self.server.accept.survive(error)
+                house.server.accept.survive(error)
                 if error.errno in OUT_OF_RESOURCES:
-                    self.loop.remove_reader(listener)
-                    self.loop.call_later(RESOURCE_PAUSE, self._watch, listener)
+                    house.loop.remove_reader(listener)
+                    house.loop.call_later(RESOURCE_PAUSE, self._watch, listener)
                     return
             else:
-                self._admit(sock)
+                sock.setblocking(False)
+                house.admit(Client(house, sock))
 
     # end fig
 
-    def _admit(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.slot.accepted()
-        self.slot.enter(RELAY)
-        client = Client(self, sock)
-        self.clients[client] = self.loop.create_task(client.run())
-        accept = self.server.accept
-        if accept.left is not None:
-            accept.left -= 1
-            if accept.left == 0:
-                self.server.stop.retire()
-                self.changed.set()
 
-
-async def run(server: Server) -> None:
+async def run(server: Server, title: str) -> None:
     """Serves until told to stop, on the loop that runs this."""
     slot = server.scoreboard.take()
-    slot.own(f"tunnel: {server.scoreboard.board.totals().model}")
-    await House(server, slot).run()
+    slot.own(title)
+    house = House(server, slot)
+    door = Door(house)
+    await house.run(door.open, door.shut)

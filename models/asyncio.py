@@ -32,5 +32,5 @@ from models._server import Server
 def serve(server: Server) -> None:
     # fig: loop
     with asyncio.Runner() as runner:
-        runner.run(run(server))
+        runner.run(run(server, "tunnel: asyncio"))
     # end fig

@@ -34,5 +34,5 @@ from models._server import Server
 def serve(server: Server) -> None:
     # fig: loop
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(server))
+        runner.run(run(server, "tunnel: uvloop"))
     # end fig

@@ -1,0 +1,118 @@
+"""What `asyncio`, `uvloop` and `tornado` have in common: a server on somebody else's loop.
+
+    run()     open --> [ accepting; signals, a sign of life each second ] --> shut --> the last has left
+    admit()   a client, which is a task, from accept to its end
+
+Rules: whoever accepts asks `server.stop.requested` before each client, and stops accepting in `shut`.
+What is accepted on are duplicates of the listeners: those themselves turn into dead sockets at SIGTERM
+(_stop.py), and a poller could not take out any more what it had been told to watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Protocol, TypeVar
+
+from models._scoreboard import ACCEPT, RELAY, Slot
+from models._server import WAKES, Server
+from tunnel.address import Address
+from tunnel.dial import Dial, SockAddr
+
+T = TypeVar("T")
+
+
+class Left(Exception):
+    """The client goes before it has said where to. Nothing is wrong with that."""
+
+
+class Client(Protocol):
+    """What a model serves. `run` raises nothing but our own mistakes."""
+
+    def run(self) -> Coroutine[None, None, None]:
+        """From accept to the end."""
+
+    def on_stop(self) -> None:
+        """The server ends: a client that has not said where to go has nothing to lose."""
+
+
+class House:
+    """The server, and the clients in it."""
+
+    def __init__(self, server: Server, slot: Slot) -> None:
+        self.server = server
+        self.slot = slot
+        self.loop = asyncio.get_running_loop()
+        self._clients: dict[asyncio.Task[None], Client] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self, open_: Callable[[], None], shut: Callable[[], None]) -> None:
+        """Serves until told to stop, and then until the last client has left."""
+        stop, accepting = self.server.stop, True
+        self.loop.add_reader(stop.fileno(), self._on_signal)
+        self.slot.enter(ACCEPT)
+        open_()
+        # fig: until the last has left
+        while self._clients or not stop.asked():
+            self.slot.beat()
+            if stop.requested and accepting:
+                accepting = False
+                shut()
+                for client in self._clients.values():
+                    client.on_stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAKES):
+                    await self._changed.wait()
+            self._changed.clear()
+        # end fig
+        if accepting:
+            shut()
+
+    def admit(self, client: Client) -> None:
+        """One more, just accepted."""
+        self.slot.accepted()
+        self.slot.enter(RELAY)
+        task = self.loop.create_task(client.run())
+        self._clients[task] = client
+        task.add_done_callback(self._leave)
+        accept = self.server.accept
+        if accept.left is not None:
+            accept.left -= 1
+            if accept.left == 0:
+                self.server.stop.retire()
+                self._changed.set()
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        del self._clients[task]
+        if not self._clients:
+            self.slot.enter(ACCEPT)
+            self._changed.set()
+        if not task.cancelled():
+            task.result()  # our own mistakes are shown
+
+    def _on_signal(self) -> None:
+        self.server.stop.clear_wakeup()
+        self._changed.set()
+
+
+async def in_time(awaitable: Awaitable[T], seconds: float) -> T:
+    """The result, or a TimeoutError in the words of connect(2): asyncio's own has none."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await awaitable
+    except TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+
+
+async def addresses_of(dial: Dial, target: Address) -> list[SockAddr]:
+    """What to try, in order: names in a thread of the loop's executor, since getaddrinfo blocks.
+
+    Raises OSError, and TimeoutError after the time that a connection may take.
+    """
+    if dial.literal(target):
+        return dial.addresses(target)
+    loop = asyncio.get_running_loop()
+    return await in_time(loop.run_in_executor(None, dial.addresses, target), dial.timeout)
