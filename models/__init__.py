@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from models._server import Server
 
 
+COPIES = ("poll", "threads", "fork")  # _copy.py has them
+
+
 class Model(NamedTuple):
     """A line of the registry."""
 
@@ -31,7 +34,11 @@ class Model(NamedTuple):
     summary: str
     clients: int | None = None  # how many at once, where the design itself says so
     pool: tuple[int, int] | None = None  # workers, least and most, unless --workers says otherwise
+    master: bool = False  # they are processes, under _master.py
+    elastic: bool = False  # they become more when all are busy, up to the most
+    reuse_port: bool = False  # each has a listener of its own, so they are as many as there were at start
     copy: str | None = None  # how both directions are copied, unless --relay says otherwise; loops: None
+    copies: tuple[str, ...] = ()  # the ways that --relay may name
     needs: str | None = None  # what this system may lack: "epoll", or a package
 
     def missing(self) -> str | None:
@@ -51,32 +58,47 @@ class Model(NamedTuple):
 
 
 def blocking(name: str, source: str, summary: str, **more: Any) -> Model:
-    return Model(name, "blocking", source, summary, **({"copy": "poll"} | more))
+    return Model(name, "blocking", source, summary, **({"copy": "poll", "copies": COPIES} | more))
+
+
+def threaded(name: str, source: str, summary: str, **more: Any) -> Model:
+    """Blocking, in threads: forking is for the one that signals are delivered to (_copy.py)."""
+    return blocking(name, source, summary, copies=COPIES[:2], **more)
 
 
 def loop(name: str, source: str, summary: str, **more: Any) -> Model:
     return Model(name, "loop", source, summary, **more)
 
 
-PROCESSES, THREADS = (2, 128), (16, 16)  # of a pool
+def pool(name: str, source: str, summary: str) -> Model:
+    return blocking(name, source, summary, pool=(2, 128), master=True, elastic=True)
+
+
+def pool_of_loops(name: str, source: str, summary: str, **more: Any) -> Model:
+    return loop(name, source, summary, pool=(2, 2), master=True, needs="epoll", **more)
+
+
+THREADS = (16, 16)  # of a pool
 MODELS = {
     model.name: model
     for model in (
         blocking("iterative", "UNP 30.4", "one client after the other", clients=1),
         blocking("fork", "UNP 30.5", "one child process for each client"),
-        blocking("thread", "UNP 30.10", "two blocking threads for each client", copy="threads"),
-        blocking("prefork", "UNP 30.6", "a pool of children, all blocked in accept", pool=PROCESSES),
-        blocking("prefork-fcntl", "UNP 30.7", "the same, a file lock around accept", pool=PROCESSES),
-        blocking("prefork-mutex", "UNP 30.8", "the same, a robust mutex in shared memory", pool=PROCESSES),
-        blocking("prefork-fdpass", "UNP 30.9", "the parent accepts, and passes descriptors", pool=PROCESSES),
-        blocking("prefork-reuseport", "after UNP", "a listener for each child, SO_REUSEPORT", pool=(8, 8)),
-        blocking("prethread", "UNP 30.11", "a pool of threads, a lock around accept", pool=THREADS),
-        blocking("prethread-queue", "UNP 30.12", "main accepts, a queue, a pool of threads", pool=THREADS),
+        threaded("thread", "UNP 30.10", "two blocking threads for each client", copy="threads"),
+        pool("prefork", "UNP 30.6", "a pool of children, all blocked in accept"),
+        pool("prefork-fcntl", "UNP 30.7", "the same, a file lock around accept"),
+        pool("prefork-mutex", "UNP 30.8", "the same, a robust mutex in shared memory"),
+        pool("prefork-fdpass", "UNP 30.9", "the parent accepts, and passes descriptors"),
+        threaded("prethread", "UNP 30.11", "a pool of threads, a lock around accept", pool=THREADS),
+        threaded("prethread-queue", "UNP 30.12", "main accepts, a queue, a pool of threads", pool=THREADS),
+        threaded("sigio", "UNP 25", "signal-driven accept, a thread for each client"),
         loop("select", "UNP 6.8", "one thread, non-blocking sockets, select"),
         loop("poll", "UNP 6.11", "the same, with poll"),
         loop("epoll", "libuv", "libuv's loop, by its own names", needs="epoll"),
-        loop("prefork-epoll", "after UNP", "an epoll loop for each child", pool=(2, 2), needs="epoll"),
-        loop("sigio", "UNP 25", "signal-driven accept"),
+        pool_of_loops("prefork-epoll", "after UNP", "an epoll loop for each child"),
+        pool_of_loops(
+            "prefork-reuseport", "after UNP", "the same, each with its own listener", reuse_port=True
+        ),
         loop("trampoline", "Beazley", "generators as coroutines, over a small scheduler"),
         loop("asyncio", "Python", "BufferedProtocol on the standard loop"),
         loop("uvloop", "libuv", "BufferedProtocol on the real libuv", needs="uvloop"),

@@ -131,9 +131,10 @@ class Pair:
         self.moves = 0  # system calls that moved bytes, either way; what the idle timer compares
         self.sending: set[socket.socket] = set()  # those that a thread may be blocked on in send
         self.failures: list[Exception] = []
+        self.pause = min(link.idle, BEATS) if link.slot.watched else link.idle  # seconds in one call
         for sock in self.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(link.idle))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(link.idle))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(self.pause))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(self.pause))
 
     def upward(self) -> None:
         session, accepted, dialled, *_ = self.link
@@ -158,12 +159,12 @@ class Pair:
 
     def receive(self, source: socket.socket, buffer: memoryview) -> int:
         """recv that gives up once neither direction has moved for the idle time."""
+        moves, silent = self.moves, 0.0
         while True:
-            moves = self.moves
             try:
                 n = source.recv_into(buffer)
             except BlockingIOError:
-                self.check_idle(moves)
+                moves, silent = self.check_idle(moves, silent)
             else:
                 self.moves += 1
                 return n
@@ -171,20 +172,24 @@ class Pair:
     def send_all(self, destination: socket.socket, view: memoryview) -> None:
         """sendall that keeps count: on a timeout the socket module's own forgets what it sent."""
         self.sending.add(destination)
+        moves, silent = self.moves, 0.0
         while view:
-            moves = self.moves
             try:
                 view = view[destination.send(view) :]
                 self.moves += 1
             except BlockingIOError:
-                self.check_idle(moves)
+                moves, silent = self.check_idle(moves, silent)
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise DestinationGone(error.errno, error.strerror) from None
         self.sending.discard(destination)
 
-    def check_idle(self, moves: int) -> None:
-        if self.moves == moves or self.failures:
+    def check_idle(self, moves: int, silent: float) -> tuple[int, float]:
+        """After a call that timed out: how many moves there were by now, and seconds without one."""
+        self.link.slot.beat()
+        silent = silent + self.pause if self.moves == moves else 0.0
+        if silent >= self.link.idle or self.failures:
             raise TimeoutError(f"nothing moved for {self.link.idle:g} s")
+        return self.moves, silent
 
     def run(self, step: Callable[[], None]) -> None:
         """One thread's work. A failure ends both directions, except that of a destination which

@@ -17,15 +17,17 @@ Rules:
 - Every child that was started is waited for.
 - Few idle workers are better than many: those that take turns keep the processor's cache warm for one
   another. So the pool starts small, grows when nobody waits for a client, and shrinks slowly.
-- A worker that ends before its first accept was never of use: the next one is started after a pause
-  that doubles, and after the fifth in a row the server ends with EX_SOFTWARE.
-- A worker that gives no sign of life for HUNG seconds is killed. Working is a sign of life.
-- A new generation is started before the old one is asked to end, so the listener is never alone.
+- After a worker that died young the next one is started after a pause that doubles. One that died
+  before its first accept was never of use: after the fifth in a row the server ends with EX_SOFTWARE.
+- A worker that gives no sign of life for `heartbeat` seconds is killed. Working is a sign of life.
+- A new generation is started before the old one is asked to end, so the listener is never alone. Whoever
+  is asked to end, or has had enough clients, does not count any more, however long its clients stay.
 - A worker whose master has gone ends after its client.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -34,13 +36,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from types import FrameType
 from typing import NoReturn
 
 from setproctitle import setproctitle
 
 from models._pump import rehearse
-from models._scoreboard import IDLE, WAITING, Slot
+from models._scoreboard import DIAL, IDLE, WAITING, Slot
 from models._server import Server
 from models._stop import die_by, kill_all
 from tunnel.drain import Drain
@@ -60,8 +63,9 @@ MASTER_SIGNALS = {
 }
 TICK = 1.0  # seconds between looks at the scoreboard while there is anything to look for
 RETIRE_EVERY = 5.0  # seconds; one worker too many is sent home each time
-HUNG = 30.0  # seconds without a sign of life
-FIRST_PAUSE, STILLBIRTHS = 0.1, 5  # seconds before the next start, doubling; how many in a row are enough
+YOUNG = 2.0  # seconds; who dies before is replaced after a pause
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 2.0  # seconds; it doubles with each
+STILLBIRTHS = 5  # in a row are enough
 JITTER = 0.1  # of max_requests, so that not all workers are replaced at once
 
 
@@ -99,7 +103,9 @@ class Children:
         self._slots[pid] = slot
         if pid in self._early:
             self._early.discard(pid)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # the totals have one writer at a time
             self._end(pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def reap(self, _number: int, _frame: FrameType | None) -> None:
         """The SIGCHLD handler. One signal may stand for many children (UNP 5.10)."""
@@ -127,80 +133,108 @@ class Children:
 class Worker:
     """What the master knows of a child, beside its slot."""
 
-    __slots__ = ("leaving", "slot")
+    __slots__ = ("alive", "leaving", "moved", "slot", "started")
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.leaving = False  # it has been asked to
+        self.started = self.alive = time.monotonic()
+        self.moved = 0  # connections and bytes when it was last looked at
+
+    def leaves(self) -> bool:
+        """It was asked to, or does so by itself."""
+        return self.leaving or self.slot.leaves()
 
 
 class Pool:
     """The workers of one server. `run` returns when all have ended as asked, and raises SystemExit
-    with EX_SOFTWARE if they cannot even start."""
+    with EX_SOFTWARE if they cannot even start. A model may override `wait` and `start`."""
 
-    def __init__(self, server: Server, work: Callable[[Server, Slot], None]) -> None:
-        self._server = server
-        self._work = work
+    def __init__(
+        self,
+        server: Server,
+        work: Callable[[Server, Slot], None] | None = None,
+        *,
+        resizable: bool = True,
+    ) -> None:
+        self.server = server
+        self.work = work  # what a worker does; a model may choose it anew for each
+        self.workers: dict[int, Worker] = {}  # by pid, oldest first
+        self.stopping = False
+        self._resizable = resizable
         self._least, self._most = server.service.workers
-        self._workers: dict[int, Worker] = {}  # by pid, oldest first
         self._name = server.scoreboard.board.totals().model
-        self._stopping = False
+        self._looked = 0.0  # monotonic, as all times here; for signs of life
         self._stillborn = 0  # in a row
-        self._start_after = 0.0  # monotonic
+        self._pause = 0.0  # seconds, before the next start
+        self._start_after = 0.0
         self._retire_at = 0.0
 
     def run(self) -> None:
-        setproctitle(f"tunnel: {self._name} master")
-        rehearse(self._server)
-        gc.freeze()  # see fork.py
         signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
-        if self._server.stop.requested:
+        setproctitle(f"tunnel: {self._name} master")
+        rehearse(self.server)
+        gc.freeze()  # see fork.py
+        if self.server.stop.requested:
             return  # by a SIGTERM that came before there was anybody to pass it on to
-        while self._workers or not self._stopping:
-            if not self._stopping:
+        while self.workers or not self.stopping:
+            if not self.stopping:
                 self._fill()
                 self._retire()
-            received = signal.sigtimedwait(MASTER_SIGNALS, TICK)
-            if received is None:
-                self._kill_hung()
-            else:
-                self._handle(received.si_signo)
+            self._kill_hung()
+            number = self.wait(TICK)
+            if number is not None:
+                self._handle(number)
 
-    def _staying(self) -> list[int]:
-        return [pid for pid, worker in self._workers.items() if not worker.leaving]
+    def wait(self, seconds: float) -> int | None:
+        """The next signal, if one comes within this time."""
+        received = signal.sigtimedwait(MASTER_SIGNALS, seconds)
+        return received.si_signo if received else None
 
-    def _fill(self) -> None:
-        """Starts what is missing: workers, or one that waits for a client."""
-        board = self._server.scoreboard.board
-        while True:
-            enough = self._least if board.anybody_waits() else self._most
-            if len(self._staying()) >= enough or time.monotonic() < self._start_after:
-                return
-            self._start()
-
-    def _start(self) -> None:
-        slot = self._server.scoreboard.take()
+    def start(self) -> int | None:
+        """Starts a worker; its pid, or None if it could not be."""
+        slot = self.server.scoreboard.take()
+        seats = {worker.slot.seat for worker in self._staying().values()}
+        slot.seat = next(seat for seat in count() if seat not in seats)
         try:
             pid = os.fork()
         except OSError as error:
             log.error(f"cannot start a worker: {error.strerror}")
-            self._server.scoreboard.forget(slot)
+            self.server.scoreboard.forget(slot)
             self._start_after = time.monotonic() + TICK
-            return
+            return None
         if pid == 0:
             run_child(partial(self._be_worker, slot))
-        self._workers[pid] = Worker(slot)
+        self.workers[pid] = Worker(slot)
+        return pid
+
+    def _staying(self) -> dict[int, Worker]:
+        return {pid: worker for pid, worker in self.workers.items() if not worker.leaves()}
+
+    def _fill(self) -> None:
+        """Starts what is missing: workers, or one that waits for a client."""
+        board = self.server.scoreboard.board
+        while time.monotonic() >= self._start_after:
+            enough = self._least if board.anybody_waits() else self._most
+            if len(self._staying()) >= enough:
+                return
+            self.start()
 
     def _be_worker(self, slot: Slot) -> None:
-        server = self._server
-        master = server.stop.pid
-        slot.own(f"tunnel: {self._name} worker {slot.number}", master)
-        server.stop.install(parent=master)
+        server = self.server
+        slot.watched = True
+        slot.own(f"tunnel: {self._name} worker {slot.seat}", server.stop.pid if self._elastic() else 0)
+        server.stop.on_leaving = partial(leave, slot, server.stop.pid)
+        server.stop.install(parent=server.stop.pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
         server.drain = Drain()
         if enough := server.service.max_requests:
             server.accept.left = enough - random.randrange(max(1, int(enough * JITTER)))
-        self._work(server, slot)
+        assert self.work
+        self.work(server, slot)
+
+    def _elastic(self) -> bool:
+        return self._least < self._most
 
     def _retire(self) -> None:
         """Sends one idle worker home, if there are more than there must be and another one waits."""
@@ -209,97 +243,133 @@ class Pool:
             return
         self._retire_at = now + RETIRE_EVERY
         staying = self._staying()
-        waiting = [pid for pid in staying if self._workers[pid].slot.entry().state in WAITING]
+        waiting = [pid for pid, worker in staying.items() if worker.slot.entry().state in WAITING]
         if len(staying) > self._least and len(waiting) > 1:
             self._send_home(waiting[-1])
 
     def _send_home(self, pid: int) -> None:
-        self._workers[pid].leaving = True
+        self.workers[pid].leaving = True
         os.kill(pid, signal.SIGTERM)
 
     def _kill_hung(self) -> None:
-        for pid, worker in self._workers.items():
-            if time.monotonic() - worker.slot.entry().beat > HUNG:
-                log.error(f"worker {pid} has given no sign of life for {HUNG:g} s: killed")
+        """Kills who has neither moved anything nor given a sign of life. A dial may take its time."""
+        now = time.monotonic()
+        if now - self._looked < TICK:
+            return
+        slept = now - self._looked > 2 * TICK  # the whole server was stopped, perhaps: its workers, too
+        self._looked = now
+        service = self.server.service
+        for pid, worker in self.workers.items():
+            entry = worker.slot.entry()
+            moved = entry.connections + entry.up + entry.down
+            if moved != worker.moved or slept:
+                worker.moved, worker.alive = moved, now
+            patience = service.heartbeat + (service.dial.timeout if entry.state == DIAL else 0)
+            if now - max(worker.alive, entry.beat) > patience:
+                log.error(f"worker {pid} has given no sign of life for {patience:g} s: killed")
                 os.kill(pid, signal.SIGKILL)
 
     def _handle(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
-        elif number == signal.SIGTERM and not self._stopping:
+        elif number == signal.SIGTERM and not self.stopping:
             self._stop()
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM):
             self._end_at_once(number)
         elif number == signal.SIGUSR1:
             log.reopen()
-            for pid in self._workers:
+            for pid in self.workers:
                 os.kill(pid, signal.SIGUSR1)
+        elif self.stopping:
+            log.warning(f"{signal.Signals(number).name} comes too late: stopping")
         elif number == signal.SIGUSR2:
-            self._server.stop.renewal.upgrade()
+            self.server.stop.renewal.upgrade()
         elif number == signal.SIGHUP:
             self._renew()
         else:
             self._resize(1 if number == signal.SIGTTIN else -1)
 
     def _stop(self) -> None:
-        self._stopping = True
-        grace = self._server.stop.grace
-        log.info(f"stopping: transfers have {grace:g} s to finish")
-        self._server.stop.close_listeners()
-        for pid in self._workers:
-            os.kill(pid, signal.SIGTERM)
-        signal.setitimer(signal.ITIMER_REAL, grace)
+        self.stopping = True
+        self.server.stop.close_listeners()
+        for pid in self.workers:
+            self._send_home(pid)
+        self.server.stop.begin_grace()
 
     def _renew(self) -> None:
         """A new generation of workers, with the configuration as it is now."""
-        if not self._server.stop.renewal.reload():
+        if not self.server.stop.renewal.reload():
             return
         old = self._staying()
-        self._least, self._most = self._server.service.workers
-        for _ in range(self._least):
-            self._start()
+        for worker in old.values():
+            worker.leaving = True
+        self._least, self._most = self.server.service.workers
+        self._start_after = 0.0
+        self._fill()
+        if len(self._staying()) < self._least:  # no process to be had: the old ones go on as they are
+            for worker in old.values():
+                worker.leaving = False
+            return
         for pid in old:
             self._send_home(pid)
 
     def _resize(self, by: int) -> None:
+        if not self._resizable:
+            log.warning(f"{self._name} has a listener for each worker: another number takes a restart")
+            return
         self._least = max(1, self._least + by)
         self._most = max(self._least, self._most + by)
-        staying = self._staying()
+        staying = list(self._staying())
         if by < 0 and len(staying) > self._least:
             self._send_home(staying[-1])
-        log.info(f"pool is now {self._least} to {self._most} workers")
+        size = f"{self._least} to {self._most}" if self._elastic() else f"{self._least}"
+        log.info(f"size of the pool is now {size}")
 
     def _end_at_once(self, number: int) -> None:
-        kill_all(self._workers)
-        while self._workers:
-            self._workers.pop(os.wait()[0], None)
+        kill_all(self.workers)
+        while self.workers:
+            self.workers.pop(os.wait()[0], None)
         if number == signal.SIGALRM:
-            log.warning(f"grace time of {self._server.stop.grace:g} s is over: what still ran was cut")
+            log.warning(f"grace time of {self.server.stop.grace:g} s is over: what still ran was cut")
         else:
             die_by(number)
 
     def _reap(self) -> None:
         while (ended := reap_one())[0]:
             pid, status = ended
-            worker = self._workers.pop(pid, None)
+            worker = self.workers.pop(pid, None)
             if worker is None:
                 continue  # not a worker: the new program that SIGUSR2 started, and that failed
-            stillborn = worker.slot.entry().state == IDLE and status != 0
-            self._server.scoreboard.give_back(worker.slot)
+            died_young = time.monotonic() - worker.started < YOUNG
+            before_accept = worker.slot.entry().state == IDLE
+            replaced = not (self.stopping or worker.leaves())
+            self.server.scoreboard.give_back(worker.slot)
             if status == 0:
                 self._stillborn = 0
                 continue
             code = os.waitstatus_to_exitcode(status)
             how = f"exited with {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-            log.warning(f"worker {pid} {how}" + ("" if self._stopping else ": it will be replaced"))
-            self._bury(stillborn)
+            log.warning(f"worker {pid} {how}" + (": it will be replaced" if replaced else ""))
+            if not self.stopping:
+                self._bury(died_young, before_accept)
 
-    def _bury(self, stillborn: bool) -> None:
+    def _bury(self, died_young: bool, before_accept: bool) -> None:
         """After a death: when may the next worker start, or is there no hope?"""
-        self._stillborn = self._stillborn + 1 if stillborn else 0
-        if self._stillborn == STILLBIRTHS and not self._stopping:
+        self._stillborn = self._stillborn + 1 if before_accept else 0
+        if self._stillborn == STILLBIRTHS:
             log.error(f"{STILLBIRTHS} workers in a row ended before their first accept: giving up")
-            kill_all(self._workers)
+            kill_all(self.workers)
             raise SystemExit(os.EX_SOFTWARE)
-        if stillborn:
-            self._start_after = time.monotonic() + FIRST_PAUSE * 2**self._stillborn
+        now = time.monotonic()
+        if not died_young:
+            self._pause = 0.0
+        elif now >= self._start_after:
+            self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
+            self._start_after = now + self._pause
+
+
+def leave(slot: Slot, master: int) -> None:
+    """In a worker: it accepts no more, and the master need not wait for its end to replace it."""
+    slot.leave()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(master, signal.SIGCHLD)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
+from copy import copy
 
 from models._copy import COPIES, Link
 from models._direction import abort
@@ -61,7 +63,7 @@ class Dialled(Dial):
         super().__init__()
         self._sock = sock
 
-    def __call__(self, target: Address) -> socket.socket:  # noqa: ARG002
+    def __call__(self, target: Address, between: Callable[[], None]) -> socket.socket:  # noqa: ARG002
         return self._sock
 
 
@@ -73,6 +75,7 @@ def rehearse(server: Server) -> None:
     once for all children: a tenth fewer page faults for each (docs/performance.md).
     """
     service = server.service
+    stage = copy(server)
     slot = server.scoreboard.take()
     for _ in range(REHEARSALS):
         client, accepted = socket.socketpair()
@@ -81,9 +84,8 @@ def rehearse(server: Server) -> None:
             for end, words in ((client, service.rehearsal.client), (target, service.rehearsal.target)):
                 end.sendall(words)
                 end.shutdown(socket.SHUT_WR)
-            server.service = service._replace(dial=Dialled(dialled))
-            serve_client(server, slot, accepted)
-    server.service = service
+            stage.service = service._replace(dial=Dialled(dialled), copy=service.copy or "poll")
+            serve_client(stage, slot, accepted)
     server.scoreboard.forget(slot)
 
 
@@ -109,7 +111,7 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
         return None
     slot.enter(DIAL)
     try:
-        return server.service.dial(target)
+        return server.service.dial(target, slot.beat)
     except OSError as error:
         log.info(f"cannot connect to {target}: {describe(error)}", peer_name(accepted))
         accepted.sendall(session.answer(error))
@@ -131,6 +133,7 @@ def read_opening(
                 raise ClientLeft from None
             slot.beat()
             continue
+        slot.beat()
         if not n:
             opening.eof()
             raise ClientLeft

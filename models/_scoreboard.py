@@ -21,7 +21,8 @@ import mmap
 import os
 import signal
 import time
-from _thread import allocate_lock, get_native_id
+from _thread import RLock, get_native_id
+from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
@@ -44,14 +45,15 @@ WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
 
 NAME = "tunnel-scoreboard"
 SLOTS = 1024  # 64 KiB; more workers, threads or children than that work unseen
-MAGIC = b"unpt\1"
+MAGIC = b"unpt\2\0\0\0"
 HEADER = Struct("=8sIIdQQQ32s16s")  # magic, slots, pid, started, connections, up, down, model, command
 TOTALS, TOTALS_AT = Struct("=QQQ"), 24  # within HEADER: connections, up, down
-SLOT = Struct("=IIQQQdd")  # pid, tid, connections, up, down, since, beat
+SLOT = Struct("=IIQQQdd?")  # pid, tid, connections, up, down, since, beat, leaving
 OWNER = Struct("=II")  # parts of SLOT, and where they begin
 COUNT, CONNECTIONS_AT, UP_AT, DOWN_AT = Struct("=Q"), 8, 16, 24
 TIMES, TIMES_AT = Struct("=dd"), 32
 BEAT, BEAT_AT = Struct("=d"), 40
+LEAVING_AT = 48
 ALIGN = 64  # bytes; no two owners write to one cache line
 
 
@@ -71,6 +73,7 @@ class Entry(NamedTuple):
     down: int
     since: float  # monotonic seconds, of the state
     beat: float  # monotonic seconds, of the last sign of life
+    leaving: bool  # accepts no more, and ends with its last client
 
 
 class Totals(NamedTuple):
@@ -99,7 +102,7 @@ class Scoreboard:
             MAGIC, slots, os.getpid(), time.time(), 0, 0, 0, model.encode(), command.encode()
         )
         self.board = board
-        self._lock = allocate_lock()
+        self._lock = RLock()  # a handler of SIGCHLD may give back what the main thread is about to take
 
     def take(self) -> Slot:
         """A slot for somebody who is about to start: it counts as waiting from here on.
@@ -107,11 +110,15 @@ class Scoreboard:
         When all are taken, the slot is one that nobody sees.
         """
         board = self.board
-        number = board.memory.find(bytes([FREE]), board.states, board.states + board.slots)
-        if number < 0:
-            return Slot(Board(mmap.mmap(-1, mmap.PAGESIZE), 1), 0)
-        slot = Slot(board, number - board.states)
-        slot.begin()
+        with self._lock:
+            number = board.memory.find(bytes([FREE]), board.states, board.states + board.slots)
+            unseen = number < 0
+            slot = (
+                Slot(Board(mmap.mmap(-1, mmap.PAGESIZE), 1), 0)
+                if unseen
+                else Slot(board, number - board.states)
+            )
+            slot.begin()
         return slot
 
     def give_back(self, slot: Slot) -> None:
@@ -183,6 +190,8 @@ class Slot:
         "_up",
         "master",
         "number",
+        "seat",
+        "watched",
     )
 
     def __init__(self, board: Board, number: int) -> None:
@@ -192,13 +201,15 @@ class Slot:
         self._at = board.first + number * ALIGN
         self.number = number
         self._title: str | None = None
+        self.seat = 0  # of a pool's worker: which of them it is; its successor gets the same
+        self.watched = False  # somebody kills the owner if it gives no sign of life
         self.master = 0  # pid that wants to know when nobody waits any more
         self._connections = self._up = self._down = 0
 
     def begin(self) -> None:
         """Before the owner exists: the slot is taken, and counts as waiting."""
         now = time.monotonic()
-        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now)
+        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now, False)
         self._memory[self._state_at] = IDLE
 
     def own(self, title: str | None = None, master: int = 0) -> None:
@@ -219,13 +230,22 @@ class Slot:
         """The owner lives, in the same state as before."""
         BEAT.pack_into(self._memory, self._at + BEAT_AT, time.monotonic())
 
+    def leave(self) -> None:
+        """The owner accepts no more."""
+        self._memory[self._at + LEAVING_AT] = True
+
+    def leaves(self) -> bool:
+        """As its master sees it."""
+        return bool(self._memory[self._at + LEAVING_AT])
+
     def accepted(self) -> None:
         """One more connection. The last one to take a client calls for another worker."""
         self._connections += 1
         COUNT.pack_into(self._memory, self._at + CONNECTIONS_AT, self._connections)
         self.enter(HANDSHAKE)
         if self.master and not self._board.anybody_waits():
-            os.kill(self.master, signal.SIGCHLD)
+            with suppress(ProcessLookupError):  # it has been killed; this client is served all the same
+                os.kill(self.master, signal.SIGCHLD)
 
     def count_up(self, n: int) -> None:
         """So many bytes more from accepted to dialled. One writer: who copies this way."""

@@ -68,6 +68,7 @@ class Service(NamedTuple):
     rehearsal: Rehearsal
     workers: Workers
     max_requests: int | None  # connections after which a pool's worker is replaced by a fresh one
+    heartbeat: float  # seconds without a sign of life after which a pool's worker is killed
     copy: str  # how a blocking model copies both directions: a name in `_copy.COPIES`
 
 
@@ -105,8 +106,9 @@ class Accept:
         self._poller = select.poll()
         for listener in listeners:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(WAKES))
+            # What was inherited may be as another model has left it.
+            listener.setblocking(self._only is not None)
             if not self._only:
-                listener.setblocking(False)
                 self._poller.register(listener, select.POLLIN)
 
     def __call__(self, slot: Slot) -> socket.socket | None:
@@ -120,6 +122,7 @@ class Accept:
                 if self._stop.requested:
                     break
                 self.survive(error)
+                slot.beat()
                 if error.errno in OUT_OF_RESOURCES:
                     time.sleep(RESOURCE_PAUSE)
             else:

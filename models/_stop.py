@@ -49,6 +49,9 @@ class Stop:
         self.grace = grace  # seconds
         self.renewal = renewal
         self.children: Collection[int] = ()  # pids that must not outlive an end at once
+        self.close: Callable[[], None] = self.close_listeners  # how this process stops accepting
+        self.on_leaving: Callable[[], None] = lambda: None  # a worker tells its master: I accept no more
+        self.handed_over = False  # another program serves: transfers have all the time there is
         self._listeners = listeners
         self.pid = 0  # of the process that the signals are meant for
         self._parent = 0
@@ -61,6 +64,8 @@ class Stop:
         """
         self.pid = os.getpid()
         self._parent = parent
+        self._wakeup = None  # a parent's; this process makes its own
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGALRM, self._on_grace_over)
         signal.signal(signal.SIGINT, self._on_quick)
@@ -109,23 +114,35 @@ class Stop:
             if not self._parent:  # a worker hears it from its master and from who signals the group
                 self._on_quick(number, frame)
             return
-        self.requested = True
-        self.close_listeners()
-        signal.setitimer(signal.ITIMER_REAL, self.grace)
+        self.retire()
         if not self._parent:
-            log.info(f"stopping: transfers have {self.grace:g} s to finish")
+            self.begin_grace()
 
     def retire(self) -> None:
-        """Ends as after SIGTERM, of its own accord and without a grace time."""
+        """Accepts no more, and ends when its clients have left."""
         self.requested = True
-        self.close_listeners()
+        self.close()
+        self.on_leaving()
+
+    def begin_grace(self) -> None:
+        """SIGALRM comes when the grace time is over."""
+        if self.handed_over:
+            log.info("stopping: the new program has taken over, transfers may finish")
+        else:
+            log.info(f"stopping: transfers have {self.grace:g} s to finish")
+            signal.setitimer(signal.ITIMER_REAL, self.grace)
+
+    def hand_over(self) -> None:
+        """The new program is ready. May be called from any thread."""
+        self.handed_over = True
+        os.kill(self.pid, signal.SIGTERM)
 
     def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == self.pid:
+        if os.getpid() == self.pid and not self.requested:
             self.renewal.reload()
 
     def _on_upgrade(self, _number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == self.pid:
+        if os.getpid() == self.pid and not self.requested:
             self.renewal.upgrade()
 
     def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:

@@ -32,7 +32,7 @@ def serve(server: Server) -> None:
     Pool(server, partial(work, RobustMutex())).run()
 
 
-def work(mutex: RobustMutex, server: Server, slot: Slot) -> None:
+def work(lock: RobustMutex, server: Server, slot: Slot) -> None:
     def keep_waiting() -> bool:
         slot.beat()
         return not server.stop.asked()
@@ -40,10 +40,10 @@ def work(mutex: RobustMutex, server: Server, slot: Slot) -> None:
     # fig: accept loop
     while True:
         slot.enter(LOCK)
-        if not mutex.acquire(keep_waiting):
+        if not lock.acquire(keep_waiting):
             break
         accepted = server.accept(slot)
-        mutex.release()
+        lock.release()
         if not accepted:
             break
         serve_client(server, slot, accepted)

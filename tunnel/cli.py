@@ -207,6 +207,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         ("handshake-timeout", "seconds from accept to a whole request"),
         ("connect-timeout", "seconds for each address of a target"),
         ("grace", "seconds that transfers have after SIGTERM"),
+        ("heartbeat", "seconds without a sign of life after which a pool's worker is killed"),
     ):
         name_in_file = option.replace("-", "_")
         work.add_argument(

@@ -35,6 +35,7 @@ DEFAULTS: Values = {
     "handshake_timeout": 59.0,
     "connect_timeout": 10.0,
     "grace": 30.0,
+    "heartbeat": 30.0,
     "no_delay": True,
     "log_level": "info",
     "log_format": "text",
@@ -158,7 +159,8 @@ FIELDS: Mapping[str, Field] = {
     "target": Field(target, "HOST:PORT"),
     "model": Field(text, "a server model"),
     "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),
-    "max_requests": Field(number(1, 2**31), "a number from 1"),
+    "max_requests": Field(number(1, 2**31), "a number from 1 to 2147483648"),
+    "heartbeat": Field(number(2, 1e6, whole=False), "a number of seconds from 2"),  # they beat once a second
     "relay": one_of("poll", "threads", "fork"),
     "service": one_of("tunnel", "echo", "bytes", "relay"),
     "log_file": Field(text, "a file's path"),

@@ -77,10 +77,14 @@ class Dial:
         self._timeout = seconds(timeout)
         self.timeout = timeout
 
-    def __call__(self, target: Address) -> socket.socket:
-        """A connected blocking socket. Raises OSError: of the last address tried, or DestinationDenied."""
+    def __call__(self, target: Address, between: Callable[[], None]) -> socket.socket:
+        """A connected blocking socket. Raises OSError: of the last address tried, or DestinationDenied.
+
+        Calls `between()` before each address, since each may take `timeout`.
+        """
         failure: OSError | None = None
         for address in self.addresses(target):
+            between()
             try:
                 return self._connect(address)
             except OSError as error:

@@ -61,9 +61,9 @@ def useless(values: Values) -> list[str]:
     """Warnings for what is set and has no effect."""
     model = MODELS[values["model"]]
     warnings = [
-        f"{model.name} has no pool: {name} has no effect"
-        for name in ("workers", "max_requests")
-        if name in values and model.pool is None
+        f"{model.name} has no pool{kind}: {name} has no effect"
+        for name, kind, has in (("workers", "", model.pool), ("max_requests", " of processes", model.master))
+        if name in values and not has
     ]
     if "relay" in values and model.copy is None:
         warnings.append(f"{model.name} is a loop: relay has no effect")

@@ -1,84 +1,85 @@
 """SIGUSR2: the listeners go to a program that is started anew, and nothing is dropped.
 
-    old program --posix_spawn--> new program                 the listeners are never closed in between
-        |   pipe: descriptors, what cannot be read again  -->  |
-        |   <-- SIGTERM, once it is ready to accept ---------- |
-        `- lets its transfers finish, and ends                 `- goes on
+    old program --posix_spawn--> new program                  the listeners are never closed in between
+        |   descriptors, what cannot be read again  ------->  |
+        |   <------------ one byte, once it is ready to accept |     both over one socket pair
+        `- stops, lets its transfers finish, and ends          `- goes on
 
-If the new program cannot start, it says why, and the old one goes on as before.
+If the new program cannot start, it says why, and the old one sees its end of the pair close and goes
+on as before. A transfer may then take as long as it takes: the grace time is for those who wait.
 """
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from tunnel.address import Address
 from tunnel.config import HANDOVER
 from tunnel.log import log
 
 
-class Handover(NamedTuple):
+class Left(NamedTuple):
     """What the old program leaves to the new one."""
 
-    pid: int
-    listeners: dict[str, int]  # the place as text: its descriptor
+    listeners: Mapping[str, Sequence[int]]  # the place as text: its descriptors
     uri: str | None
     password: str | None
 
+
+class Handover:
+    """In the new program."""
+
+    def __init__(self) -> None:
+        self._old = socket.socket(fileno=int(os.environ.pop(HANDOVER)))
+        self._old.set_inheritable(False)
+        with self._old.makefile(encoding="utf-8") as words:
+            self.left = Left(*json.load(words))
+
     def complete(self) -> None:
-        """The new program is ready: the old one may end."""
-        os.kill(self.pid, signal.SIGTERM)
+        """The new program is ready: the old one may end. It may have been killed meanwhile."""
+        with contextlib.suppress(ConnectionError):
+            self._old.send(b"\0")
+        self._old.close()
 
 
-def received() -> Handover:
-    """What was left to this program, which a handover has started."""
-    with open(int(os.environ.pop(HANDOVER)), encoding="utf-8") as pipe:
-        return Handover(*json.load(pipe))
+def hand_over(left: Left, on_complete: Callable[[], None]) -> None:
+    """Starts the program anew. Success or failure is acted upon when it is known."""
+    mine, theirs = socket.socketpair()
+    with theirs:
+        mine.sendall(json.dumps(left).encode())
+        mine.shutdown(socket.SHUT_WR)
+        keep = [theirs.fileno(), *(fd for fds in left.listeners.values() for fd in fds)]
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                sys.orig_argv,
+                os.environ | {HANDOVER: str(theirs.fileno())},
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep],
+                setsigmask=(),
+            )
+        except OSError as error:
+            log.error(f"cannot start the new program: {error.strerror}")
+            mine.close()
+            return
+    log.info(f"new program is {pid}: it takes over when it is ready")
+    _thread.start_new_thread(wait, (pid, mine, on_complete))
 
 
-def hand_over(
-    places: Sequence[Address], listeners: Sequence[socket.socket], uri: str | None, password: str | None
-) -> None:
-    """Starts the program anew. Its success or failure is logged when it is known."""
-    left = Handover(
-        os.getpid(),
-        {str(place): listener.fileno() for place, listener in zip(places, listeners, strict=True)},
-        uri,
-        password,
-    )
-    reading, writing = os.pipe()
-    os.write(writing, json.dumps(left).encode())
-    os.close(writing)
-    keep = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (reading, *left.listeners.values())]
-    try:
-        pid = os.posix_spawn(
-            sys.executable,
-            sys.orig_argv,
-            os.environ | {HANDOVER: str(reading)},
-            file_actions=keep,
-            setsigmask=(),
-            setsigdef=[signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU],
-        )
-    except OSError as error:
-        log.error(f"cannot start the new program: {error.strerror}")
-    else:
-        log.info(f"new program is {pid}: it takes over when it is ready")
-        _thread.start_new_thread(watch, (pid,))
-    finally:
-        os.close(reading)
-
-
-def watch(pid: int) -> None:
-    """Waits for the new program, in case it ends before this one does."""
-    try:
-        _, status = os.waitpid(pid, 0)
-    except ChildProcessError:
-        return  # a handler of SIGCHLD was first
-    log.error(f"new program ended with {os.waitstatus_to_exitcode(status)}: this one goes on")
+def wait(pid: int, new: socket.socket, on_complete: Callable[[], None]) -> None:
+    """Until the new program is ready, or has ended."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+    with new:
+        ready = new.recv(1)
+    if ready:
+        on_complete()
+        return
+    with contextlib.suppress(ChildProcessError):  # a handler of SIGCHLD was first
+        os.waitpid(pid, 0)
+    log.error(f"new program {pid} has ended before it was ready: this one goes on")

@@ -1,4 +1,4 @@
-"""Listening sockets: bound before anything else is done, one for each place.
+"""Listening sockets: bound before anything else is done, one for each place, or several that share it.
 
 Rules: a place that cannot be had is an error that names it and says what would do. Options that
 accepted sockets inherit are set here, once, and not for every connection (tcp(7)).
@@ -15,20 +15,30 @@ from tunnel.errors import ConfigError, HandshakeError
 
 
 def listen(
-    places: Sequence[Address], backlog: int, no_delay: bool, inherited: Mapping[str, int]
-) -> list[socket.socket]:
-    """A listening socket for each place, inherited if a handover left it (place: descriptor).
+    places: Sequence[Address],
+    backlog: int,
+    no_delay: bool,
+    inherited: Mapping[str, Sequence[int]],
+    sharing: int = 1,
+) -> list[list[socket.socket]]:
+    """The listening sockets of each place: one, or as many as share it by SO_REUSEPORT.
 
-    Raises ConfigError or OSError that names the place.
+    `inherited`: what a handover left (place: descriptors). All of it is kept, since closing one of
+    several drops the connections in its queue. Raises ConfigError or OSError that names the place.
     """
     listeners = []
     for place in places:
-        if str(place) in inherited:
-            listeners.append(socket.socket(fileno=inherited[str(place)]))
-            listeners[-1].set_inheritable(False)
-            continue
+        here = [socket.socket(fileno=fd) for fd in inherited.get(str(place), ())]
+        for listener in here:
+            listener.set_inheritable(False)
+        listeners.append(here)
         try:
-            listeners.append(listen_on(place, len(places) == 1, backlog, no_delay))
+            while len(here) < sharing:
+                actual = place._replace(port=bound_address(here[0]).port) if here else place
+                here.append(bind(actual, len(places) == 1, no_delay, joins=bool(here)))
+                if sharing > 1:
+                    here[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                here[-1].listen(backlog)
         except HandshakeError as error:
             raise ConfigError(f"cannot listen on {place}: {error}") from None
         except OSError as error:
@@ -42,7 +52,9 @@ def listen(
     return listeners
 
 
-def listen_on(place: Address, alone: bool, backlog: int, no_delay: bool) -> socket.socket:
+def bind(place: Address, alone: bool, no_delay: bool, joins: bool) -> socket.socket:
+    """`joins`: others are bound there already, and let it in. The first is bound without SO_REUSEPORT,
+    or a second server of this user would quietly take a share of this one's clients."""
     host = encode_name(place.host)
     try:
         info = socket.getaddrinfo(host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -55,8 +67,9 @@ def listen_on(place: Address, alone: bool, backlog: int, no_delay: bool) -> sock
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not alone)
     if no_delay:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+    if joins:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind(info[4])
-    listener.listen(backlog)
     return listener
 
 

@@ -38,21 +38,28 @@ class Log:
     def open(self, path: str | None) -> None:
         """Lines go to this file from now on, appended; None: to standard error. Raises OSError."""
         if path != self._path:
-            self._path = path
             if path is None:
+                os.close(self.fd)
                 self.fd = 2
             else:
-                self.reopen()
+                self._begin(path)
+            self._path = path
 
     def reopen(self) -> None:
-        """Opens the file again, which somebody has moved away (SIGUSR1). Raises OSError."""
+        """Opens the file again, which somebody has moved away (SIGUSR1); if that fails, keeps the old one."""
         if self._path is not None:
-            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            if self.fd == 2:
-                self.fd = fd
-            else:
-                os.dup2(fd, self.fd, inheritable=False)
-                os.close(fd)
+            try:
+                self._begin(self._path)
+            except OSError as error:
+                self.error(f"cannot open {self._path} again: {error.strerror}")
+
+    def _begin(self, path: str) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        if self.fd == 2:
+            self.fd = fd
+        else:
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
 
     def debug(self, text: str, subject: str = "") -> None:
         if self.threshold <= 0:

@@ -32,7 +32,7 @@ from tunnel.address import Address
 from tunnel.aead import Sealer
 from tunnel.config import FORWARD, HANDOVER, LOCAL, SERVE, Values
 from tunnel.dial import Dial, is_own
-from tunnel.errors import ConfigError
+from tunnel.errors import ConfigError, TunnelError
 from tunnel.gather import Gatherer, listen_places, server_places
 from tunnel.keys import Secret
 from tunnel.listen import bound_address, listen, on_loopback
@@ -51,30 +51,33 @@ class Start:
         """Runs until told to stop. Raises ConfigError or OSError before the first accept."""
         handover = None
         if HANDOVER in os.environ:
-            from tunnel.handover import received  # noqa: PLC0415
+            from tunnel.handover import Handover  # noqa: PLC0415
 
-            handover = received()
-            self._gatherer.uri, self._gatherer.password = handover.uri, handover.password
-        self._values = values = self._read()
+            handover = Handover()
+            self._gatherer.uri, self._gatherer.password = handover.left.uri, handover.left.password
+        values, warnings = self._gatherer.read()
         self._model = model = MODELS[values["model"]]
+        self._log(values, warnings)
         serve = model.load()
         raise_file_limit(values.get("nofile"))
         self._places = listen_places(self._command, values)
         # A supervisor may stop what has only just begun to listen: it waits until that can be obeyed.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        inherited = handover.listeners if handover else {}
-        self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited)
-        check_privacy(self._gatherer.path, self._listeners)
-        service = self._service(values)
-        stop = Stop(self._listeners, values["grace"], Renewal(self.reload, self.upgrade))
-        self._server = Server(self._listeners, service, stop, Scoreboard(model.name, self._command))
+        inherited = handover.left.listeners if handover else {}
+        sharing = self._workers(values).most if model.reuse_port else 1
+        self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited, sharing)
+        flat = [listener for here in self._listeners for listener in here]
+        check_privacy(self._gatherer.path, flat)
+        service = self._service(values, flat)
+        stop = Stop(flat, values["grace"], Renewal(self.reload, self.upgrade))
+        self._server = Server(flat, service, stop, Scoreboard(model.name, self._command))
         stop.install()
-        for listener in self._listeners:
-            log.info(f"{self._command} listens on {bound_address(listener)}, {self._subject(values)}")
+        for here in self._listeners:
+            log.info(f"{self._command} listens on {bound_address(here[0])}, {self._subject(values)}")
         if handover:
             handover.complete()
         elif self._gatherer.password:
-            print_first_steps(values["method"], values["password"], bound_address(self._listeners[0]))
+            print_first_steps(values["method"], values["password"], bound_address(flat[0]))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         serve(self._server)
         log.info("stopped")
@@ -82,35 +85,53 @@ class Start:
     def reload(self) -> bool:
         """SIGHUP: the values again, for the connections to come. A mistake keeps the old ones."""
         try:
-            values = self._read()
-            service = self._service(values)
-        except (ConfigError, OSError) as error:
+            values, warnings = self._gatherer.read()
+            service = self._service(values, self._server.listeners)
+            self._log(values, warnings)
+        except (TunnelError, OSError) as error:
             log.error(f"configuration not read again: {error}")
             return False
         if values["model"] != self._model.name or listen_places(self._command, values) != self._places:
             log.warning("another model or place to listen on takes a restart")
-        self._values, self._server.service = values, service
+        workers = self._server.service.workers
+        if self._model.reuse_port and service.workers != workers:
+            log.warning(f"each worker of {self._model.name} has its listener: another number takes a restart")
+            service = service._replace(workers=workers)
+        self._server.service = service
         log.info("configuration read again")
         return True
 
     def upgrade(self) -> None:
         """SIGUSR2: the program anew, on the same listeners."""
-        from tunnel.handover import hand_over  # noqa: PLC0415
+        from tunnel.handover import Left, hand_over  # noqa: PLC0415
 
-        hand_over(self._places, self._listeners, self._gatherer.uri, self._gatherer.password)
+        listeners = {
+            str(place): [listener.fileno() for listener in here]
+            for place, here in zip(self._places, self._listeners, strict=True)
+        }
+        left = Left(listeners, self._gatherer.uri, self._gatherer.password)
+        hand_over(left, self._server.stop.hand_over)
 
-    def _read(self) -> Values:
-        values, warnings = self._gatherer.read()
-        log.configure(values["model"], values["log_level"], values["log_format"] == "json")
+    def _log(self, values: Values, warnings: Sequence[str]) -> None:
+        """Raises OSError for a log file that cannot be had."""
         log.open(values.get("log_file"))
+        log.configure(self._model.name, values["log_level"], values["log_format"] == "json")
         for warning in warnings:
             log.warning(warning)
-        return values
 
-    def _service(self, values: Values) -> Service:
+    def _workers(self, values: Values) -> Workers:
+        """Raises ConfigError."""
+        model = self._model
+        workers = Workers(*(values.get("workers") or model.pool or (1, 1)))
+        if model.pool and not model.elastic and workers.least != workers.most:
+            asked = f"{workers.least}:{workers.most}"
+            raise ConfigError(f"workers is {asked}: expected N, since the pool of {model.name} has one size")
+        return workers
+
+    def _service(self, values: Values, listeners: Sequence[socket.socket]) -> Service:
         """Raises ConfigError."""
         command = self._command
-        model = MODELS[values["model"]]
+        model = self._model
         name = values.get("service", "tunnel")
         secret = config.secret_of(values, self._gatherer.path or "command line")
         servers = [] if command == SERVE else server_places(values)
@@ -119,14 +140,15 @@ class Start:
             raise ConfigError("no target: expected --target HOST:PORT")
         if values.get("relay") == "fork" and model.copy == "threads":
             raise ConfigError(f"relay fork does not go with model {model.name}: expected threads or poll")
-        allows = judge(command, self._listeners, values)
+        allows = judge(command, listeners, values)
         return Service(
             new_session=session_factory(command if name == "tunnel" else name, secret, values),
             dial=Dial(allows, servers, values["connect_timeout"], values["no_delay"]),
             timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
             rehearsal=rehearsal(command if name == "tunnel" else name, secret),
-            workers=Workers(*(values.get("workers") or model.pool or (1, 1))),
+            workers=self._workers(values),
             max_requests=values.get("max_requests"),
+            heartbeat=values["heartbeat"],
             copy=values.get("relay") or model.copy or "",
         )
 

@@ -14,10 +14,11 @@ import mmap
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from models._scoreboard import NAME, STATES, Board, Entry, Totals
+from models._scoreboard import MAGIC, NAME, STATES, Board, Entry, Totals
 
 EVERY = 1.0  # seconds, of --watch
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
@@ -81,6 +82,8 @@ def board_of(pid: str) -> Board | None:
                     memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             except OSError:
                 return None
+            if memory[: len(MAGIC)] != MAGIC:
+                return None  # of another version
             return Board(memory, Board(memory, 0).totals().slots)
     return None
 
@@ -145,6 +148,7 @@ def as_json(server: Found) -> dict[str, Any]:
                 "pid": entry.pid,
                 "tid": entry.tid,
                 "state": STATES[entry.state],
+                "leaving": entry.leaving,
                 "seconds": round(now - entry.since, 3),
                 "connections": entry.connections,
                 "up": entry.up,
@@ -160,16 +164,17 @@ def as_text(server: Found) -> str:
 
     totals, entries, connections, up, down = sums(server)
     now = time.monotonic()
-    places = ", ".join(
-        f"port {listener.port} ({listener.queue} in the accept queue)" for listener in server.listeners
-    )
+    queues: Counter[int] = Counter()  # by port; several listeners may share one
+    for listener in server.listeners:
+        queues[listener.port] += listener.queue
+    places = ", ".join(f"port {port} ({queue} in the accept queue)" for port, queue in queues.items())
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(totals.started))
     rows = [
         (
             entry.number,
             entry.pid,
             entry.tid,
-            STATES[entry.state],
+            STATES[entry.state] + ", leaving" * entry.leaving,
             f"{now - entry.since:.1f}",
             entry.connections,
             f"{entry.up / 1e6:.1f}",

@@ -30,7 +30,7 @@ from tests.cli.running import (
     watchdog,
 )
 from tests.core import wire
-from tunnel import config, start
+from tunnel import config, gather, start
 from tunnel.address import Address
 from tunnel.config import format_uri, parse_uri
 
@@ -154,15 +154,15 @@ def test_the_printed_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
 
 
 def test_where_a_server_listens_unless_told() -> None:
-    assert start.listen_places(config.SERVE, {}) == [Address("127.0.0.1", 8388)]
-    assert start.listen_places(config.LOCAL, {}) == [Address("127.0.0.1", 1080)]
-    assert start.listen_places(config.FORWARD, {}) == [Address("127.0.0.1", 1080)]
+    assert gather.listen_places(config.SERVE, {}) == [Address("127.0.0.1", 8388)]
+    assert gather.listen_places(config.LOCAL, {}) == [Address("127.0.0.1", 1080)]
+    assert gather.listen_places(config.FORWARD, {}) == [Address("127.0.0.1", 1080)]
 
 
 def test_where_a_file_of_libev_makes_each_end_listen() -> None:
     values = {"server": ["::", "0.0.0.0"], "server_port": 443, "local_address": "::1", "local_port": 9}
-    assert start.listen_places(config.SERVE, values) == [Address("::", 443), Address("0.0.0.0", 443)]
-    assert start.listen_places(config.LOCAL, values) == [Address("::1", 9)]
+    assert gather.listen_places(config.SERVE, values) == [Address("::", 443), Address("0.0.0.0", 443)]
+    assert gather.listen_places(config.LOCAL, values) == [Address("::1", 9)]
 
 
 def test_a_server_may_listen_in_several_places(password_file: str) -> None:

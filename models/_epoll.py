@@ -1,0 +1,46 @@
+"""A poller over epoll, for pools of loops: each process has its own, made after the fork.
+
+The plainest use of epoll, level-triggered, one entry for each descriptor. The model `epoll` shows what
+libuv makes of it.
+"""
+
+from __future__ import annotations
+
+import select
+
+from models._loop import Poller
+
+ENDS = select.EPOLLHUP | select.EPOLLERR
+
+
+class Epoll(Poller):
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoll = select.epoll()
+        self._events: dict[int, int] = {}  # as epoll knows them
+        self.flags = 0  # more, for what is watched for the first time
+
+    def changed(self, fd: int) -> None:
+        events = select.EPOLLIN if fd in self.readers else 0
+        events |= select.EPOLLOUT if fd in self.writers else 0
+        before = self._events.get(fd, 0)
+        if events == before:
+            return
+        if not events:
+            self._epoll.unregister(fd)
+            del self._events[fd]
+            return
+        if before:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events | self.flags)
+        self._events[fd] = events
+
+    def wait(self, seconds: float) -> None:
+        # fig: wait
+        for fd, events in self._epoll.poll(seconds):
+            if events & (select.EPOLLIN | ENDS) and (callback := self.readers.get(fd)):
+                callback()
+            if events & (select.EPOLLOUT | ENDS) and (callback := self.writers.get(fd)):
+                callback()
+        # end fig

@@ -1,0 +1,46 @@
+"""A lock between processes that the kernel keeps for them: fcntl's, on a file without a name.
+
+    lock file <-- F_SETLKW -- one process has it, the others sleep
+                              it ends, however it ends: the kernel gives the lock to the next
+
+Rules: made before the fork. There is no such call with a timeout, so a timer interrupts it once a
+second: a waiter must show that it lives, and must be able to stop. It stops as a blocked accept does
+(_stop.py): Python repeats the interrupted call, and then the descriptor is another file, which nobody
+else locks. (An flock on an inherited descriptor would exclude nobody: all share one.)
+Source: UNP 30.7; fcntl(2), setitimer(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from types import FrameType
+
+SLICE = 1.0  # seconds
+
+
+class FileLock:
+    """Excludes other processes."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+
+    def acquire(self, keep_waiting: Callable[[], bool]) -> bool:
+        """Locks; False if `keep_waiting()`, asked once a slice, has said no."""
+
+        def look(_number: int, _frame: FrameType | None) -> None:
+            if not keep_waiting():
+                with tempfile.TemporaryFile() as nobodys:
+                    os.dup2(nobodys.fileno(), self._file.fileno(), inheritable=False)
+
+        signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, SLICE, SLICE)
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return keep_waiting()
+
+    def release(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
