@@ -70,7 +70,8 @@ class Table(NamedTuple):
 
 
 def number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}"
+    text = f"{value:,.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text  # -0 is no number to show
 
 
 def interval(estimate: Estimate, digits: int) -> str:

@@ -132,7 +132,7 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
     if not settled.quiet:
         sample.notes.append("the server was still busy when its CPU was read")
     sample.limited = limit(bench, spent / wall, generator / wall, target / wall)
-    if pool and scenario in ("connections", "children"):
+    if pool and (scenario == "children" or (scenario == "connections" and sample.round == 1)):
         sample.workers, served = clients_by_worker(server)
         if not sample.workers:
             sample.notes.append("its scoreboard could not be read: clients per child are unknown")

@@ -98,10 +98,10 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Two models, every scenario, two rounds, as short as can be."""
+    """Three models, every scenario, two rounds, as short as can be."""
     folder = tmp_path_factory.mktemp("run") / "out"
     started = Command()
-    models = ["--models", "iterative,fork", "--no-peers"]
+    models = ["--models", "iterative,fork,prefork", "--no-peers"]
     length = ["--rounds", "2", "--duration", "0.05", "--seed", "7"]
     done = started.run("run", *models, *length, "--out", str(folder))
     return Finished(folder, done, started.left_behind())

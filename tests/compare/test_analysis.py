@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from compare import report
 from compare.analysis import HEADLINES, Analysis
 from compare.bench import Bench, Cores
-from compare.page import page
+from compare.page import page, source_figures
+from compare.plots import WIDE, latency
+from compare.report import BOOK
 from compare.sample import limit
-from compare.schema import Result, RowInfo, Sample, Settings
+from compare.schema import Result, RowInfo, Sample, Settings, Worker
 from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER
 
 ENVIRONMENT = {
@@ -152,6 +156,105 @@ def test_bold_is_for_the_first_rank_alone() -> None:
     assert "**1.911**" not in report.markdown(analysis)
     assert "**" not in report.terminal(analysis, 200)
     assert {metric.key for metric in HEADLINES} == {"up_cpu", "down_cpu", "connection_cpu", "ping_cpu"}
+
+
+EVENLY = (346, 340, 340, 338, 337, 336, 336, 333, 331, 330, 330, 329, 328, 326, 320)
+
+
+def crowd(row: str, number: int, counts: Sequence[int]) -> Sample:
+    figures = {"wall": 4.0, "count": sum(counts), "cpu": 2.0, "user": 1.0, "system": 1.0}
+    workers = [Worker(count, 100 * count, 1000 * count) for count in counts]
+    return Sample(row, "children", number, float(number), figures=figures, workers=workers)
+
+
+def crowded() -> Analysis:
+    """A pool like the book's row 2, and one just like its row 5."""
+    few = BOOK["row 5,\nSolaris"]
+    return Analysis(
+        result_of(
+            [crowd("prefork", number, EVENLY[::-1]) for number in (1, 2, 3)]
+            + [crowd("prefork-fdpass", number, few) for number in (1, 2, 3)]
+        )
+    )
+
+
+def test_the_book_adds_up() -> None:
+    assert {name: (len(counts), sum(counts)) for name, counts in BOOK.items()} == dict.fromkeys(
+        BOOK, (15, 5000)
+    )
+
+
+def test_clients_per_child_stand_beside_the_books() -> None:
+    table = report.clients_per_child(crowded())
+    assert table
+    assert table.headers[:3] == ["child", "prefork", "prefork-\nfdpass"]
+    assert [heading.startswith("UNP row") for heading in table.headers] == [False] * 3 + [True] * 3
+    assert table.rows[0] == ["1", "346", "1,006", "340", "1,006", "718"]
+    assert table.rows[14] == ["15", "320", "0", "331", "0", "1"]
+    assert table.rows[15] == ["in all", *["5,000"] * 5]
+    assert table.rows[16] == ["evenness", "1.000", "0.485", "1.000", "0.485", "0.638"]
+    assert report.markdown(crowded()).count("## Clients per child") == 1
+
+
+def test_who_shares_evenly_is_said_in_words() -> None:
+    said = report.fairness(crowded())
+    assert said
+    assert "shared among 15 children: evenly by prefork (the busiest child served 6.9% of them" in said
+    assert "unevenly by prefork-fdpass (the busiest child served 20.1% of them, the idlest 0.0%)" in said
+    assert report.fairness(Analysis(result_of(rounds("fork", 0.8)))) is None
+
+
+def test_many_rows_have_a_legend_for_few() -> None:
+    """Twenty lines in eight colours would be told apart by nobody."""
+    many = [f"model-{number}" for number in range(19)]
+    samples = [
+        Sample(row, "ping-pong", 1, figures={"wall": 1.0, "count": 2000}, latency_us=[(90 + place, 2000)])
+        for place, row in enumerate([*many, LIBEV])
+    ]
+    plot = latency(Analysis(result_of(samples)))
+    assert plot
+    legend = plot.spec(WIDE, False)["layer"][1]["encoding"]["color"]["scale"]
+    assert sorted(legend["domain"]) == sorted([*many[:6], LIBEV])
+    assert len(set(legend["range"])) == len(legend["range"])
+    assert len(plot.table.rows) == 20
+    assert "pale: the others" in plot.sentence
+
+
+def test_a_long_list_of_equals_is_cut_in_sentences() -> None:
+    samples = [sample for number in range(12) for sample in rounds(f"model-{number}", 0.8)]
+    analysis = Analysis(result_of(samples))
+    assert "model-3 and 8 others need the least CPU" in report.verdict(analysis)[0]
+
+
+def test_a_model_in_a_package_is_quoted_from_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_many").mkdir()
+    (tmp_path / "of_many" / "loop.py").write_text(
+        "# fig: run\nx = 1\n# end fig\n# fig: poll\ny = 2\n# end fig\n"
+    )
+    (tmp_path / "of_many" / "accept.py").write_text("    # fig: accept\n    z = 3\n    # end fig\n")
+    (tmp_path / "of_many" / "notes.txt").write_text("# fig: no\nx\n# end fig\n")
+    monkeypatch.setattr("compare.page.files", lambda _: tmp_path)
+    expected = [("accept.py: accept", "z = 3"), ("loop.py: run", "x = 1"), ("loop.py: poll", "y = 2")]
+    assert source_figures("of-many") == expected
+    assert source_figures("gone") == []
+
+
+def test_what_spoils_all_of_a_row_is_said_once() -> None:
+    samples = rounds("thread", 0.8) + rounds("thread", 0.8, "bulk-down") + rounds("fork", 0.9)
+    for sample in samples[:10]:
+        sample.invalid = "thread did not start: no"
+    samples[10].invalid = "connection lost"
+    said = [problem for problem in report.problems(Analysis(result_of(samples))) if "Invalid" in problem]
+    assert said == [
+        "Invalid: thread, all 10 samples: thread did not start: no",
+        "Invalid: fork, bulk-up, 1 of 5 samples: connection lost",
+    ]
+
+
+def test_minus_nothing_is_nothing() -> None:
+    assert [report.number(value, 1) for value in (-0.01, 0.0, -0.06, 10.0)] == ["0.0", "0.0", "-0.1", "10.0"]
 
 
 TWO, THREE, ONE = (

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+import models
+from compare import schema
+from compare.cli import runnable
+from models import MODELS
 from tests.compare.conftest import Command
 
+ROOT = Path(models.__file__).parent.parent
 MISTAKES = {
     "an unknown model": (
         ["run", "--models", "iterative,forkk"],
@@ -45,6 +51,87 @@ def test_scenarios_are_listed(command: Command) -> None:
     done = command.run("scenarios")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()][:2] == ["bulk-up", "bulk-down"]
+
+
+def without(folder: Path, package: str) -> dict[str, str]:
+    """An environment in which Python does not find `package`."""
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfound = util.find_spec\n"
+        f"util.find_spec = lambda name, *more: None if name == {package!r} else found(name, *more)\n"
+    )
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def test_asking_for_what_cannot_run_here_is_an_error(command: Command, tmp_path: Path) -> None:
+    done = command.run("run", "--models", "iterative,uvloop", **without(tmp_path, "uvloop"))
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert done.stderr.count("\n") == 1
+    assert re.fullmatch(r"compare run: uvloop: .*\buvloop\b.*: pip install .*\n", done.stderr)
+
+
+def test_what_cannot_run_here_is_left_out_with_the_same_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Command()
+    asked = command.run("run", "--models", "uvloop", **without(tmp_path, "uvloop"))
+    reason = asked.stderr.partition("compare run: ")[2].strip()
+    monkeypatch.setattr(models, "find_spec", lambda name: None if name == "uvloop" else True)
+    kept, left_out = runnable(list(MODELS))
+    assert [f"{name}: {why}" for name, why in left_out.items()] == [reason]
+    assert kept == [name for name in MODELS if name != "uvloop"]
+
+
+def test_a_scenario_that_no_chosen_model_has(command: Command, tmp_path: Path) -> None:
+    done = command.run(
+        "run", "--models", "fork,poll", "--scenarios", "children", "--out", str(tmp_path / "x")
+    )
+    assert done.returncode == os.EX_USAGE
+    assert "expected some of prefork,prefork-fcntl," in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_model_whose_module_is_missing_costs_only_its_own_samples(command: Command, tmp_path: Path) -> None:
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text(
+        "import sys\nclass Gone:\n    @staticmethod\n    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'models.fork':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}')\n"
+        "sys.meta_path.insert(0, Gone)\n"
+    )
+    what = [
+        "--models",
+        "iterative,fork",
+        "--no-peers",
+        "--no-baselines",
+        "--rounds",
+        "1",
+        "--duration",
+        "0.05",
+    ]
+    where = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = command.run(
+        "run", *what, "--scenarios", "connections,bulk-up", "--out", str(tmp_path / "out"), **where
+    )
+    assert done.returncode == 0, done.stderr
+    said = (
+        "Invalid: fork, all 2 samples: fork did not start: ModuleNotFoundError: No module named 'models.fork'"
+    )
+    assert done.stdout.count("Invalid: ") == 1
+    assert said in done.stdout
+
+
+def test_a_first_impression_says_what_it_leaves_out(command: Command, tmp_path: Path) -> None:
+    what = ["--models", "iterative", "--no-peers", "--no-baselines", "--duration", "0.05"]
+    done = command.run("run", "--quick", *what, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    said = "left out: children: --quick leaves it out: compare run --scenarios children"
+    assert done.stderr == f"compare run: {said}\n"
+    assert said.capitalize() in done.stdout
+    assert "Of memory only 1 round." in done.stdout
+    taken = [(s.scenario, s.round) for s in schema.load((tmp_path / "result.json").read_text()).samples]
+    assert ("memory", 2) not in taken
+    assert ("ping-pong", 2) in taken
 
 
 def fake_ss_server(folder: Path, script: str) -> str:

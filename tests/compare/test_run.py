@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+import models
 from compare import bench, schema, servers
 from compare.analysis import HEADLINES, METRICS, Analysis
 from compare.interrupt import Interrupt
-from compare.plan import SCENARIOS
+from compare.plan import CHILDREN, CROWD, QUICK, SCENARIOS
 from compare.run import run
 from compare.schema import Result, Settings
 from compare.servers import AEAD, DIRECT, ROWS
+from models import MODELS
 from tests.compare.conftest import Command, Finished
 
 METHODS = ("aes-128-gcm", "chacha20-ietf-poly1305")
@@ -35,7 +37,8 @@ def test_every_sample_is_there_and_valid(finished: Finished) -> None:
     result = finished.result
     assert result.complete
     taken = {(sample.row, sample.scenario, sample.round) for sample in result.samples}
-    wanted = set(itertools.product(("iterative", "fork"), SCENARIOS, (1, 2)))
+    wanted = set(itertools.product(("iterative", "fork"), QUICK, (1, 2)))
+    wanted |= set(itertools.product(("prefork",), SCENARIOS, (1, 2)))
     assert wanted < taken
     assert len(result.samples) == len(taken) == result.planned
     assert [sample.invalid for sample in result.samples if sample.invalid] == []
@@ -45,6 +48,9 @@ def test_every_figure_is_there_and_can_be(finished: Finished) -> None:
     analysis = Analysis(finished.result)
     for metric, row in itertools.product(METRICS.values(), ("iterative", "fork")):
         found = analysis.estimate(metric.key, row)
+        if metric.scenario == "children":
+            assert found is None  # no pool
+            continue
         if row == "iterative" and metric.key in ("pss_open", "pss_each"):
             assert found is None  # one client at a time
             continue
@@ -70,6 +76,48 @@ def test_user_and_system_add_up(finished: Finished) -> None:
     for sample in finished.result.samples:
         if "user" in sample.figures:
             assert sample.figures["user"] + sample.figures["system"] == pytest.approx(sample.figures["cpu"])
+
+
+def test_clients_per_child_come_from_the_scoreboard(finished: Finished) -> None:
+    size = int(CROWD * finished.result.settings.duration)
+    for sample in finished.result.samples:
+        if sample.scenario == "children":
+            assert len(sample.workers) == CHILDREN
+            assert sum(worker.connections for worker in sample.workers) == sample.figures["count"] == size
+            assert sample.notes == []
+            for worker in sample.workers:
+                assert (worker.up > 0) == (worker.down > 0) == (worker.connections > 0)
+        elif sample.scenario == "connections":
+            asked = sample.row == "prefork" and sample.round == 1
+            assert (sum(worker.connections for worker in sample.workers) > sample.figures["count"]) is asked
+
+
+def test_a_pool_that_grows_is_not_waited_for(finished: Finished) -> None:
+    """It is two workers at first, and more as soon as both are busy: it need not shrink again."""
+    samples = [sample for sample in finished.result.samples if sample.row == "prefork"]
+    assert [note for sample in samples for note in sample.notes] == []
+    assert all(sample.figures["pss_open"] for sample in samples if sample.scenario == "memory")
+
+
+def test_clients_per_child_of_all_pools(command: Command, tmp_path: Path) -> None:
+    pools = [name for name, model in MODELS.items() if model.pool and not model.missing() and source(name)]
+    words = ["run", "--models", ",".join(pools), "--scenarios", "children", "--no-peers", "--no-baselines"]
+    done = command.run(*words, "--rounds", "1", "--duration", "0.05", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    seen = {s.row: s for s in schema.load((tmp_path / "result.json").read_text()).samples}
+    assert set(seen) == set(pools)
+    wrong = {
+        name: (sample.invalid, sample.notes, len(sample.workers))
+        for name, sample in seen.items()
+        if sample.invalid or sample.notes or len(sample.workers) != CHILDREN
+    }
+    assert wrong == {}
+
+
+def source(name: str) -> bool:
+    """True if that model has been written."""
+    place = Path(models.__file__).parent / name.replace("-", "_")
+    return place.is_dir() or place.with_suffix(".py").exists()
 
 
 def test_latencies_are_counted(finished: Finished) -> None:
@@ -142,7 +190,7 @@ def test_report_in_html_is_one_file(finished: Finished) -> None:
 def test_report_in_html_has_its_plots_twice_with_words_and_numbers(finished: Finished) -> None:
     outline = Outline((finished.folder / "report.html").read_text())
     drawings = [attrs for tag, attrs in outline.seen if tag == "svg"]
-    assert len(drawings) == 2 * 5
+    assert len(drawings) == 2 * 6
     assert all(
         drawing.get("role") == "img" and len(drawing.get("aria-label") or "") > 20 for drawing in drawings
     )
@@ -153,7 +201,7 @@ def test_report_in_html_has_its_plots_twice_with_words_and_numbers(finished: Fin
 
 def test_report_in_html_quotes_the_source(finished: Finished) -> None:
     text = (finished.folder / "report.html").read_text()
-    assert "while accepted := server.accept():" in text
+    assert "while accepted := server.accept(" in text
     assert "# fig:" not in text
 
 

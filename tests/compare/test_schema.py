@@ -7,7 +7,23 @@ import json
 import pytest
 
 from compare import schema
-from compare.schema import Result, RowInfo, Sample, SchemaError, Settings
+from compare.schema import Result, RowInfo, Sample, SchemaError, Settings, Worker
+
+OLD = """{
+ "schema": {"name": "unp-tunnel compare", "version": "1.0"},
+ "complete": true,
+ "settings": {"scenarios": ["connections"], "rounds": 1, "duration": 2.0, "seed": 1, "method": "aes-256-gcm"},
+ "environment": {"kernel": "Linux 6.1"},
+ "rows": [{"name": "prefork", "kind": "model", "source": "UNP 30.6", "summary": "a pool of children"}],
+ "planned": 1,
+ "elapsed": 3.5,
+ "stopped": null,
+ "samples": [
+  {"row": "prefork", "scenario": "connections", "round": 1, "at": 0.5, "invalid": null, "limited": null,
+   "notes": [], "figures": {"wall": 2.0, "count": 10, "cpu": 0.004}, "latency_us": [[600, 9], [900, 1]]}
+ ]
+}
+"""
 
 
 def made() -> Result:
@@ -17,10 +33,12 @@ def made() -> Result:
         rows=[RowInfo("fork", "model", "UNP 30.5", "one child for each")],
         samples=[
             Sample("fork", "ping-pong", 1, 0.5, figures={"cpu": 0.25}, latency_us=[(90, 1000), (4000, 2)]),
+            Sample("prefork", "children", 1, 1.0, workers=[Worker(3, 120, 3000), Worker(2, 80, 2000)]),
             Sample("fork", "ping-pong", 2, 1.5, invalid="wrong byte up, at 7", notes=["é | <b>"]),
         ],
-        planned=3,
+        planned=4,
         elapsed=2.5,
+        left_out={"uvloop": "not installed"},
     )
 
 
@@ -39,6 +57,14 @@ def test_a_later_minor_version_is_read() -> None:
     content["schema"]["version"] = f"{schema.MAJOR}.99"
     content["settings"]["new"] = content["samples"][0]["new"] = content["new"] = 1
     assert schema.load(json.dumps(content)) == made()
+
+
+def test_an_earlier_minor_version_is_read() -> None:
+    old = schema.load(OLD)
+    (sample,) = old.samples
+    assert (sample.workers, old.left_out, old.settings.most) == ([], {}, {})
+    assert (sample.figures["count"], sample.latency_us) == (10, [(600, 9), (900, 1)])
+    assert old.complete
 
 
 def test_another_major_version_is_refused() -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from compare.stats import Estimate, estimate, geometric_mean, outliers, percentile, ranks
+from compare.stats import Estimate, estimate, evenness, geometric_mean, outliers, percentile, ranks
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -99,3 +99,10 @@ def test_geometric_mean() -> None:
 def test_outliers_are_found_but_a_spread_is_none() -> None:
     assert outliers([10.0, 10.1, 9.9, 10.0, 30.0]) == [4]
     assert outliers([8.0, 9.0, 10.0, 11.0, 12.0]) == []
+
+
+def test_evenness_is_jains_index() -> None:
+    assert evenness([7, 7, 7]) == pytest.approx(1)
+    assert evenness([9, 0, 0]) == pytest.approx(1 / 3)
+    assert evenness([3, 1]) == pytest.approx(16 / 20)
+    assert evenness([0, 0]) == 1
