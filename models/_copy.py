@@ -14,21 +14,28 @@ then resets both connections.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from models._direction import Direction
 from models._scoreboard import Slot
 from tunnel.dial import seconds
 from tunnel.errors import ProtocolError
+from tunnel.log import describe
 from tunnel.session import Flow, Session
 
 BEATS = 1.0  # seconds between signs of life while nothing moves
+EARLY = 0.01  # seconds by which the kernel may end a call before its time: it counts in jiffies
+GONE = os.EX_UNAVAILABLE  # exit code of a child whose destination has gone
+LAST_WORDS = 500  # bytes at most
 
 
 class Link(NamedTuple):
@@ -114,27 +121,32 @@ def copy_by_threads(link: Link) -> None:
     import threading  # noqa: PLC0415 - only a model with threads pays for it (see tunnel/log.py)
 
     pair = Pair(link)
-    downward = threading.Thread(target=pair.run, args=[pair.downward], daemon=True)
-    downward.start()
-    pair.run(pair.upward)
+    downward = threading.Thread(target=pair.run, args=[pair.downward, pair.wake], daemon=True)
+    try:
+        downward.start()
+    except RuntimeError as error:  # pthread_create(3): the system has no more threads to give
+        raise OSError(None, str(error)) from None
+    pair.run(pair.upward, pair.wake)
     downward.join()
     if pair.failures:
         raise pair.failures[0]
 
 
 class Pair:
-    """Two sockets, and what the two threads between them know of each other."""
+    """Two sockets, and what the two that copy between them know of each other."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.sockets = (link.accepted, link.dialled)
-        self.moves = 0  # system calls that moved bytes, either way; what the idle timer compares
+        self.bytes = link.slot.moved()  # when somebody looked last
+        self.moved = time.monotonic()  # when bytes moved last, as far as is known here
         self.sending: set[socket.socket] = set()  # those that a thread may be blocked on in send
         self.failures: list[Exception] = []
-        self.pause = min(link.idle, BEATS) if link.slot.watched else link.idle  # seconds in one call
+        self.cut = False  # somebody has called `wake`
+        pause = seconds(min(link.idle, BEATS) if link.slot.watched else link.idle)
         for sock in self.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(self.pause))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(self.pause))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pause)
 
     def upward(self) -> None:
         session, accepted, dialled, *_ = self.link
@@ -152,60 +164,58 @@ class Pair:
         while n := self.receive(source, flow.get_buffer()):
             count(n)
             self.send_all(destination, flow.buffer_updated(n))
-        if not self.failures:
+        if not self.cut:
             self.send_all(destination, flow.eof())
             destination.shutdown(socket.SHUT_WR)
         # end fig
 
     def receive(self, source: socket.socket, buffer: memoryview) -> int:
         """recv that gives up once neither direction has moved for the idle time."""
-        moves, silent = self.moves, 0.0
         while True:
             try:
-                n = source.recv_into(buffer)
+                return source.recv_into(buffer)
             except BlockingIOError:
-                moves, silent = self.check_idle(moves, silent)
-            else:
-                self.moves += 1
-                return n
+                self.check_idle()
 
     def send_all(self, destination: socket.socket, view: memoryview) -> None:
         """sendall that keeps count: on a timeout the socket module's own forgets what it sent."""
         self.sending.add(destination)
-        moves, silent = self.moves, 0.0
         while view:
             try:
                 view = view[destination.send(view) :]
-                self.moves += 1
+                self.moved = time.monotonic()
+                self.link.slot.beat()
             except BlockingIOError:
-                moves, silent = self.check_idle(moves, silent)
+                self.check_idle()
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise DestinationGone(error.errno, error.strerror) from None
         self.sending.discard(destination)
 
-    def check_idle(self, moves: int, silent: float) -> tuple[int, float]:
-        """After a call that timed out: how many moves there were by now, and seconds without one."""
+    def check_idle(self) -> None:
+        """A call has timed out. What the other one reads is seen in the scoreboard, whoever it is."""
         self.link.slot.beat()
-        silent = silent + self.pause if self.moves == moves else 0.0
-        if silent >= self.link.idle or self.failures:
+        now, moved = time.monotonic(), self.link.slot.moved()
+        if moved != self.bytes:
+            self.bytes, self.moved = moved, now
+        if self.cut or now - self.moved > self.link.idle - EARLY:
             raise TimeoutError(f"nothing moved for {self.link.idle:g} s")
-        return self.moves, silent
 
-    def run(self, step: Callable[[], None]) -> None:
-        """One thread's work. A failure ends both directions, except that of a destination which
-        has gone: what it sent before is still on its way through the other direction."""
+    def run(self, step: Callable[[], None], on_failure: Callable[[], None]) -> None:
+        """One direction. A failure ends both, except that of a destination which has gone: what it
+        sent before is still on its way through the other direction."""
         try:
             step()
         except DestinationGone as error:
             self.failures.append(error)
         except (ProtocolError, OSError) as error:
             self.failures.append(error)
-            self.wake()
+            on_failure()
 
     def wake(self) -> None:
         """Makes the other thread's recv or send return, without a FIN: what was cut off must not
         look whole. A blocked send ends only by SHUT_WR, but the FIN waits behind all that the full
         send buffer holds, and `abort` throws both away."""
+        self.cut = True
         for sock in self.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(0.001))
             shut(sock, socket.SHUT_RD)
@@ -225,37 +235,70 @@ def shut(sock: socket.socket, how: int) -> None:
 def copy_by_fork(link: Link) -> None:
     """One direction in a child, the other in this process, as figure 16.10 has `str_cli`.
 
-    Neither sees whether the other moves bytes, so each direction alone must not be silent for too long.
-    Only for models whose clients are served by a main thread: signals are how a child's end is heard.
+        this process: up      <-- SIGCHLD, exit code, last words --      child: down
+                              -- SIGIO when this end of the line is closed -->
+
+    The child is never on its own: it has asked for SIGIO on the line between the two (UNP 25), so it
+    dies when this process lets go of its end, or dies itself. Only for models whose clients are served
+    by a main thread, since that is where handlers run.
     """
-
-    status: int | None = None
-
-    def on_child(_number: int, _frame: FrameType | None) -> None:
-        nonlocal status
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            status = code
-            if code:  # out of the recv or send that we are blocked in
-                raise ConnectionResetError("the direction back was cut")
-
     pair = Pair(link)
-    pid = os.fork()
-    if pid == 0:
-        pair.run(pair.downward)
-        os._exit(os.EX_IOERR if pair.failures else os.EX_OK)
+    pid, status, listening = 0, None, True
+
+    def on_child(_number: int = 0, _frame: FrameType | None = None) -> None:
+        nonlocal status
+        if listening and pid and status is None:
+            ended, code = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                status = code
+                if os.waitstatus_to_exitcode(code) not in (os.EX_OK, GONE):
+                    pair.wake()
+
     before = signal.signal(signal.SIGCHLD, on_child)
-    try:
-        on_child(0, None)  # it may have ended before there was anybody to hear it
-        pair.run(pair.upward)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-        if status is None:
-            if pair.failures and not isinstance(pair.failures[0], DestinationGone):
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+    ours, theirs = socket.socketpair()
+    with ours:
+        try:
+            parent = os.getpid()
+            # fig: copy by fork
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                copy_in_child(pair, theirs, parent)
+            theirs.close()
+            on_child()  # it may have ended before its pid was known
+            pair.run(pair.upward, ours.close)
+            listening = False
+            if status is None:
+                _, status = os.waitpid(pid, 0)
+            # end fig
+        finally:
+            theirs.close()
+            signal.signal(signal.SIGCHLD, before)
+            link.slot.catch_up()
+        if ours.fileno() >= 0 and (words := ours.recv(LAST_WORDS)):
+            raise ProtocolError(words.decode())
     if pair.failures:
         raise pair.failures[0]
+    if status:
+        raise ConnectionResetError("the process of the direction back was killed")
+
+
+def copy_in_child(pair: Pair, line: socket.socket, parent: int) -> NoReturn:
+    """The direction back, until it has ended or the parent has gone."""
+    code = os.EX_SOFTWARE
+    try:
+        fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)
+        if os.getppid() == parent:
+            pair.run(pair.downward, lambda: None)
+        code = os.EX_OK
+        for failure in pair.failures:
+            code = GONE if isinstance(failure, DestinationGone) else os.EX_IOERR
+            line.send(describe(failure).encode()[:LAST_WORDS])
+    except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
 
 
 COPIES: dict[str, Callable[[Link], None]] = {

@@ -257,6 +257,16 @@ class Slot:
         self._down += n
         COUNT.pack_into(self._memory, self._at + DOWN_AT, self._down)
 
+    def moved(self) -> int:
+        """Bytes so far, either way, by every process that counts in this slot."""
+        entry = self.entry()
+        return entry.up + entry.down
+
+    def catch_up(self) -> None:
+        """Another process has counted in this slot: from here on this one does."""
+        entry = self.entry()
+        self._up, self._down = entry.up, entry.down
+
     def entry(self) -> Entry:
         """As a reader sees it."""
         return self._board.entry(self.number)

@@ -7,7 +7,8 @@
     +------------------------------------------------------------------------------+
 
 UNP 30.11. The pool of `prefork`, in one address space: a lock between threads is a few instructions,
-where one between processes is a file, or memory that all of them share.
+where one between processes is a file, or memory that all of them share. A signal wakes the main thread
+alone, so it is main that interrupts the thread in accept when the server stops.
 
 Differs from `prefork`: threads instead of children, so nothing is copied and nothing is isolated.
 Good when: clients are many and short, and memory is scarce.
@@ -17,26 +18,27 @@ they all share one interpreter lock.
 
 from __future__ import annotations
 
+import select
 import threading
+from functools import partial
 
-from models._pump import serve_client
-from models._scoreboard import LOCK
-from models._server import Server
+from models._scoreboard import LOCK, Slot
+from models._server import WAKES, Server
+from models._threads import PoolThreads, serve_one_of_many
 
 
 def serve(server: Server) -> None:
-    lock = threading.Lock()
-    size = server.service.workers.most
-    threads = [threading.Thread(target=work, args=(server, lock), daemon=True) for _ in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    poller = select.poll()
+    poller.register(server.stop.fileno(), select.POLLIN)
+    pool = PoolThreads(server, partial(work, server, threading.Lock()))
+    while not server.stop.requested and not pool.failure:
+        if poller.poll(WAKES * 1000):
+            server.stop.clear_wakeup()
+    pool.interrupt()
+    pool.join()
 
 
-def work(server: Server, lock: threading.Lock) -> None:
-    slot = server.scoreboard.take()
-    slot.own()
+def work(server: Server, lock: threading.Lock, slot: Slot) -> None:
     # fig: accept loop
     while True:
         slot.enter(LOCK)
@@ -44,5 +46,5 @@ def work(server: Server, lock: threading.Lock) -> None:
             accepted = server.accept(slot)
         if not accepted:
             break
-        serve_client(server, slot, accepted)
+        serve_one_of_many(server, slot, accepted)
     # end fig

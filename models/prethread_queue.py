@@ -20,60 +20,63 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
+from functools import partial
 
-from models._pump import serve_client
-from models._scoreboard import IDLE
+from models._scoreboard import IDLE, Slot
 from models._server import Server
+from models._threads import PoolThreads, serve_one_of_many
 
 
 class Queue:
-    """Clients on their way from the main thread to the pool, at most `size`. None: the end."""
+    """Clients on their way from the main thread to the pool, at most `size`."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._clients: deque[socket.socket | None] = deque()
+        self._closed = False
+        self._clients: deque[socket.socket] = deque()
         lock = threading.Lock()
         self._filled = threading.Condition(lock)
         self._emptied = threading.Condition(lock)
 
-    def put(self, client: socket.socket | None) -> None:
+    def put(self, client: socket.socket) -> None:
         with self._emptied:
-            while client and len(self._clients) >= self._size:
+            while len(self._clients) >= self._size:
                 self._emptied.wait()
             self._clients.append(client)
             self._filled.notify()
 
     def get(self) -> socket.socket | None:
+        """The next client; None once the queue is closed and empty."""
         # fig: wait for a client
         with self._filled:
-            while not self._clients:
+            while not self._clients and not self._closed:
                 self._filled.wait()
+            if not self._clients:
+                return None
             self._emptied.notify()
             return self._clients.popleft()
         # end fig
 
+    def close(self) -> None:
+        with self._filled:
+            self._closed = True
+            self._filled.notify_all()
+
 
 def serve(server: Server) -> None:
-    size = server.service.workers.most
-    queue = Queue(size)
-    threads = [threading.Thread(target=work, args=(server, queue), daemon=True) for _ in range(size)]
-    for thread in threads:
-        thread.start()
+    queue = Queue(server.service.workers.most)
+    pool = PoolThreads(server, partial(work, server, queue))
     slot = server.scoreboard.take()
     slot.own("tunnel: prethread-queue")
     # fig: accept loop
     while accepted := server.accept(slot):
         queue.put(accepted)
     # end fig
-    for _ in threads:
-        queue.put(None)
-    for thread in threads:
-        thread.join()
+    queue.close()
+    pool.join()
 
 
-def work(server: Server, queue: Queue) -> None:
-    slot = server.scoreboard.take()
-    slot.own()
+def work(server: Server, queue: Queue, slot: Slot) -> None:
     while accepted := queue.get():
-        serve_client(server, slot, accepted)
+        serve_one_of_many(server, slot, accepted)
         slot.enter(IDLE)

@@ -138,8 +138,10 @@ class Start:
         needs_target = command == FORWARD or name == "relay"
         if needs_target and "target" not in values:
             raise ConfigError("no target: expected --target HOST:PORT")
-        if values.get("relay") == "fork" and model.copy == "threads":
-            raise ConfigError(f"relay fork does not go with model {model.name}: expected threads or poll")
+        way = values.get("relay")
+        if way and model.copies and way not in model.copies:
+            expected = " or ".join(model.copies)
+            raise ConfigError(f"relay {way} does not go with model {model.name}: expected {expected}")
         allows = judge(command, listeners, values)
         return Service(
             new_session=session_factory(command if name == "tunnel" else name, secret, values),

@@ -7,7 +7,8 @@
 
 `@pytest.mark.costly` spreads the ends over the models: `-m "slow or not slow"` runs all pairs.
 `@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
-`@pytest.mark.pools` keeps to models that have a pool of workers, `@pytest.mark.only` to those it names.
+`@pytest.mark.pools` keeps to models with a pool of processes under our master, `@pytest.mark.elastic` to
+those whose pool grows with the load, `@pytest.mark.only` to those that it names.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "two_clients: needs two clients at once; not for a model that has one at a time",
         "costly: takes seconds; each model does it at one end, and at the others where slow checks run",
         "only(*models): about what these models alone have",
-        "pools: about workers; only for models with a pool",
+        "pools: about workers; only for models whose pool is processes under our master",
+        "elastic: about pools that grow with the load",
     ):
         config.addinivalue_line("markers", line)
 
@@ -43,7 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = {mark.name: mark for mark in reversed([*metafunc.definition.iter_markers()])}  # the closest wins
-    names = [name for name in MODELS if "pools" not in marks or MODELS[name].pool]
+    names = [
+        name
+        for name, model in MODELS.items()
+        if ("pools" not in marks or model.master) and ("elastic" not in marks or model.elastic)
+    ]
     if "only" in marks:
         names = [name for name in names if name in marks["only"].args]
     if "end" not in metafunc.fixturenames:
@@ -69,7 +75,13 @@ def _enough_clients(request: pytest.FixtureRequest) -> None:
 
 def pool_of(model: str, workers: int) -> list[str]:
     """The flag for a pool of a fixed size, so that what it holds can be compared; none for other models."""
-    return ["--workers", str(workers)] if workers and MODELS[model].pool else []
+    return ["--workers", str(children(model, workers) or workers)] if workers and MODELS[model].pool else []
+
+
+def children(model: str, workers: int) -> int:
+    """How many processes that gives; a loop serves any number of clients, so some are as good as many."""
+    chosen = MODELS[model]
+    return (min(workers, WORKERS) if chosen.family == "loop" else workers) if chosen.master else 0
 
 
 class Shared:
@@ -83,8 +95,8 @@ class Shared:
     def get(self, model: str, end: str) -> Rig:
         if self._rig is None or self._key != (model, end) or not self._rig.tunnel.running:
             self.drop()
-            workers = WORKERS if MODELS[model].pool else 0
-            self._rig = Rig(self._directory, model, end, *pool_of(model, workers), workers=workers)
+            flag, full = pool_of(model, WORKERS), children(model, WORKERS)
+            self._rig = Rig(self._directory, model, end, *flag, workers=full)
             self._key = (model, end)
             self._rig.warm_up()
         return self._rig
@@ -121,7 +133,7 @@ def make_rig(model: str, end: str, tmp_path: Path) -> Iterator[MakeRig]:
 
     def make(*arguments: str, warm: bool = True, workers: int = WORKERS, **options: object) -> Rig:
         pool = pool_of(model, workers)
-        options["workers"] = workers if MODELS[model].pool else 0
+        options["workers"] = children(model, workers)
         rig = Rig(tmp_path, model, end, *pool, *arguments, **options)  # type: ignore[arg-type]
         made.append(rig)
         if warm:

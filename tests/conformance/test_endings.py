@@ -193,7 +193,7 @@ def ask(rig: Rig) -> Stream:
 def dials(rig: Rig, place: Place) -> bool:
     """True while the server under test is connecting to `place`."""
     return any(
-        connection.raddr == place
+        tuple(connection.raddr) == tuple(place)
         for process in members(rig.pid)
         for connection in process.net_connections("tcp")
     )
