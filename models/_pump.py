@@ -18,9 +18,9 @@ from copy import copy
 from models._copy import COPIES, Link
 from models._direction import abort
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
-from models._server import Server
+from models._server import WAKES, Server
 from tunnel.address import Address
-from tunnel.dial import Dial
+from tunnel.dial import Dial, seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
@@ -103,8 +103,8 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
         accepted.sendall(session.answer(error))
         server.drain.add(accepted, deadline)
         return None
-    except TimeoutError:
-        log.info(f"handshake not finished within {timeouts.handshake:g} s", peer_name(accepted))
+    except TimeoutError as error:
+        log.info(describe(error), peer_name(accepted))
         return None
     except ConnectionError as error:
         log.debug(f"left during the handshake: {describe(error)}", peer_name(accepted))
@@ -121,11 +121,20 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
 def read_opening(
     server: Server, slot: Slot, session: Session, accepted: socket.socket, deadline: float
 ) -> Address:
-    """Reads until the target is known. One deadline for all of it, or a byte a second would do."""
-    opening = session.opening
+    """Reads until the target is known. One deadline for all of it, or a byte a second would do.
+
+    A service's client stays in here, as long as it uses the service.
+    """
+    opening, idle = session.opening, server.service.timeouts.idle
+    if not session.dials:
+        slot.enter(RELAY)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
+        deadline = time.monotonic() + idle
     while session.target is None:
         if time.monotonic() > deadline:
-            raise TimeoutError
+            raise TimeoutError(
+                "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
+            )
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
@@ -138,7 +147,20 @@ def read_opening(
             opening.eof()
             raise ClientLeft
         slot.count_up(n)
-        accepted.sendall(opening.buffer_updated(n))
-        if not session.dials:  # a service: as long as it is used
-            deadline = time.monotonic() + server.service.timeouts.idle
+        send_all(slot, accepted, opening.buffer_updated(n), idle)
+        if not session.dials:
+            deadline = time.monotonic() + idle
     return session.target
+
+
+def send_all(slot: Slot, accepted: socket.socket, view: memoryview, idle: float) -> None:
+    """sendall that gives signs of life, and gives up when nothing moves; where SO_SNDTIMEO is set."""
+    deadline = time.monotonic() + idle
+    while view:
+        try:
+            view = view[accepted.send(view) :]
+            deadline = time.monotonic() + idle
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nothing moved for {idle:g} s") from None
+        slot.beat()

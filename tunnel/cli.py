@@ -146,7 +146,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     if name == config.SERVE:
         parser.add_argument(
             "--service",
-            choices=("tunnel", "echo", "bytes", "relay"),
+            choices=config.SERVICES,
             metavar="NAME",
             help="tunnel; or without encryption: echo, bytes (a line with a number, answered by that"
             " many bytes), relay (to --target) (default: tunnel)",

@@ -24,6 +24,7 @@ from tunnel.log import LEVELS
 Values = dict[str, Any]
 
 SERVE, LOCAL, FORWARD = "serve", "local", "forward"
+SERVICES = TUNNEL, ECHO, BYTES, RELAY = "tunnel", "echo", "bytes", "relay"
 HANDOVER = "UNP_TUNNEL_HANDOVER"  # in the environment: a program that SIGUSR2 started, see handover.py
 DEFAULT_MODEL = "thread"
 DEFAULT_PORT, DEFAULT_LOCAL_PORT = 8388, 1080
@@ -162,7 +163,7 @@ FIELDS: Mapping[str, Field] = {
     "max_requests": Field(number(1, 2**31), "a number from 1 to 2147483648"),
     "heartbeat": Field(number(2, 1e6, whole=False), "a number of seconds from 2"),  # they beat once a second
     "relay": one_of("poll", "threads", "fork"),
-    "service": one_of("tunnel", "echo", "bytes", "relay"),
+    "service": one_of(*SERVICES),
     "log_file": Field(text, "a file's path"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,

@@ -10,7 +10,7 @@ import argparse
 from models import MODELS
 from tunnel import config
 from tunnel.address import Address
-from tunnel.config import SERVE, Values
+from tunnel.config import SERVE, TUNNEL, Values
 from tunnel.errors import ConfigError, ModelMissing
 
 
@@ -52,9 +52,18 @@ class Gatherer:
             values.pop("key", None)
             values["password"] = config.read_password(flags["password_file"])
         values |= {name: value for name, value in flags.items() if name in config.FIELDS}
-        if self.command == SERVE and "password" not in values and "key" not in values:
+        encrypts = service_of(self.command, values) == TUNNEL
+        if self.command == SERVE and encrypts and "password" not in values and "key" not in values:
             self.password = values["password"] = self.password or config.new_password()
+        if not encrypts and "password_file" in flags:
+            warnings.append(f"service {values['service']} encrypts nothing: the password has no effect")
         return values, warnings + useless(values)
+
+
+def service_of(command: str, values: Values) -> str:
+    """What is served: the tunnel, or at the server's end one of the book's services."""
+    service: str = values.get("service", TUNNEL) if command == SERVE else TUNNEL
+    return service
 
 
 def useless(values: Values) -> list[str]:

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tunnel.address import Address
-from tunnel.errors import HandshakeError
+from tunnel.errors import HandshakeError, Truncated
 from tunnel.flow import EMPTY, Flow, Opening
 from tunnel.session import Session
 
 MOST_BYTES = 1024 * 1024  # that one line may ask for
-LONGEST_LINE = 16
+MOST_AT_ONCE = 16 * MOST_BYTES  # that the lines of one read may ask for together
+LONGEST_LINE = 16  # bytes
+REHEARSAL = b"1\n", b"x"  # what both sides of a connection could say (models/_pump.py tells why)
 REPLY = memoryview(bytes(range(256)) * (MOST_BYTES // 256))
 
 
@@ -61,31 +63,41 @@ class Echo(Opening):
 
 
 class Bytes(Opening):
-    """Answers each line. Raises HandshakeError for one that is no number up to MOST_BYTES."""
+    """Answers each line. Raises HandshakeError for one that is no number up to MOST_BYTES.
 
-    __slots__ = ("_line",)
+    What came before a bad line is answered all the same, however it was cut into segments; the error
+    then waits for the next call.
+    """
+
+    __slots__ = ("_text",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._line = b""
+        self._text = b""  # not answered yet
 
     def buffer_updated(self, n: int) -> memoryview:
         if self._in is not None:
-            self._line += self._in[:n]
-        answer = EMPTY
-        while b"\n" in self._line:
-            line, _, self._line = self._line.partition(b"\n")
-            asked = REPLY[: number(line)]
-            answer = memoryview(bytes(answer) + asked) if answer else asked
-        if len(self._line) > LONGEST_LINE:
-            raise HandshakeError(f"line is longer than {LONGEST_LINE} bytes: expected a number")
-        return answer
+            self._text += self._in[:n]
+        answers: list[memoryview] = []
+        while b"\n" in self._text or len(self._text) > LONGEST_LINE:
+            line, _, rest = self._text.partition(b"\n")
+            if not (line.strip().isdigit() and int(line) <= MOST_BYTES):
+                if answers:
+                    break
+                raise HandshakeError(
+                    f"line {line[:LONGEST_LINE]!r}: expected a number from 0 to {MOST_BYTES}"
+                )
+            answers.append(REPLY[: int(line)])
+            self._text = rest
+        if sum(map(len, answers)) > MOST_AT_ONCE:
+            raise HandshakeError(f"more than {MOST_AT_ONCE} bytes asked for at once")
+        return answers[0] if len(answers) == 1 else memoryview(b"".join(answers))
 
-
-def number(line: bytes) -> int:
-    if line.strip().isdigit() and int(line) <= MOST_BYTES:
-        return int(line)
-    raise HandshakeError(f"line {line[:LONGEST_LINE]!r}: expected a number from 0 to {MOST_BYTES}")
+    def eof(self) -> memoryview:
+        if self._text:
+            self.buffer_updated(0)
+            raise Truncated("stream ended inside a line")
+        return EMPTY
 
 
 class Service(Session):

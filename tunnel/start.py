@@ -30,10 +30,10 @@ from models._stop import Renewal, Stop
 from tunnel import config, socks
 from tunnel.address import Address
 from tunnel.aead import Sealer
-from tunnel.config import FORWARD, HANDOVER, LOCAL, SERVE, Values
+from tunnel.config import FORWARD, HANDOVER, LOCAL, RELAY, SERVE, TUNNEL, Values
 from tunnel.dial import Dial, is_own
 from tunnel.errors import ConfigError, TunnelError
-from tunnel.gather import Gatherer, listen_places, server_places
+from tunnel.gather import Gatherer, listen_places, server_places, service_of
 from tunnel.keys import Secret
 from tunnel.listen import bound_address, listen, on_loopback
 from tunnel.log import log
@@ -132,22 +132,28 @@ class Start:
         """Raises ConfigError."""
         command = self._command
         model = self._model
-        name = values.get("service", "tunnel")
-        secret = config.secret_of(values, self._gatherer.path or "command line")
+        name = service_of(command, values)
         servers = [] if command == SERVE else server_places(values)
-        needs_target = command == FORWARD or name == "relay"
-        if needs_target and "target" not in values:
+        if (command == FORWARD or name == RELAY) and "target" not in values:
             raise ConfigError("no target: expected --target HOST:PORT")
         way = values.get("relay")
         if way and model.copies and way not in model.copies:
             expected = " or ".join(model.copies)
             raise ConfigError(f"relay {way} does not go with model {model.name}: expected {expected}")
-        allows = judge(command, listeners, values)
+        if name == TUNNEL:
+            secret = config.secret_of(values, self._gatherer.path or "command line")
+            new_session, words = session_factory(command, secret, values), rehearsal(command, secret)
+            allows = judge(command, listeners, values)
+        else:
+            from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
+
+            new_session, words = service_factory(name, values.get("target")), Rehearsal(*REHEARSAL)
+            allows = None  # the one target is the choice of whoever started the server
         return Service(
-            new_session=session_factory(command if name == "tunnel" else name, secret, values),
+            new_session=new_session,
             dial=Dial(allows, servers, values["connect_timeout"], values["no_delay"]),
             timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
-            rehearsal=rehearsal(command if name == "tunnel" else name, secret),
+            rehearsal=words,
             workers=self._workers(values),
             max_requests=values.get("max_requests"),
             heartbeat=values["heartbeat"],
@@ -155,33 +161,27 @@ class Start:
         )
 
     def _subject(self, values: Values) -> str:
-        name = values.get("service", "tunnel")
-        return f"method {values['method']}" if name == "tunnel" else f"service {name}"
+        name = service_of(self._command, values)
+        return f"method {values['method']}" if name == TUNNEL else f"service {name}"
 
 
-def session_factory(kind: str, secret: Secret, values: Values) -> Callable[[], Session]:
-    """What makes the Session of each accepted connection. `kind`: a command, or a service's name."""
-    if kind == SERVE:
+def session_factory(command: str, secret: Secret, values: Values) -> Callable[[], Session]:
+    """What makes the Session of each accepted connection."""
+    if command == SERVE:
         return lambda: ServerSession(secret)
-    if kind == LOCAL:
+    if command == LOCAL:
         return lambda: SocksSession(secret)
-    if kind == FORWARD:
-        target: Address = values["target"]
-        return lambda: ForwardSession(secret, target)
-    from tunnel.services import service_factory  # noqa: PLC0415
-
-    return service_factory(kind, values.get("target"))
+    target: Address = values["target"]
+    return lambda: ForwardSession(secret, target)
 
 
-def rehearsal(kind: str, secret: Secret) -> Rehearsal:
+def rehearsal(command: str, secret: Secret) -> Rehearsal:
     """What both sides of a connection to this end could say (models/_pump.py tells why)."""
     target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
-    if kind == SERVE:
+    if command == SERVE:
         return Rehearsal(bytes(ForwardSession(secret, target).up.buffer_updated(0)), b"x")
-    if kind in (LOCAL, FORWARD):
-        client = socks.request(target) if kind == LOCAL else b"x"
-        return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)))
-    return Rehearsal(b"1\n", b"x")
+    client = socks.request(target) if command == LOCAL else b"x"
+    return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)))
 
 
 def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:
