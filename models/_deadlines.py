@@ -26,22 +26,23 @@ Client = TypeVar("Client")
 class Clock:
     """All deadlines of a loop."""
 
-    __slots__ = ("due", "kinds")
+    __slots__ = ("due", "kinds", "now")
 
     def __init__(self) -> None:
-        self.due = inf  # monotonic; nothing expires before
+        self.now = time.monotonic()  # as of the last look
+        self.due = inf  # nothing expires before
         self.kinds: list[Deadlines] = []  # type: ignore[type-arg] # each has clients of its own kind
 
-    def seconds_left(self, most: float) -> float:
-        """Until something may be due; not more than `most`."""
-        return max(0.0, min(most, self.due - time.monotonic()))
+    def seconds_left(self) -> float:
+        """From the last look until something may be due."""
+        return max(0.0, self.due - self.now)
 
     def run(self) -> None:
-        """Expires what is due."""
-        now = time.monotonic()
-        if now >= self.due:
+        """Looks at the time, and expires what is due."""
+        self.now = time.monotonic()
+        if self.now >= self.due:
             for deadlines in self.kinds:
-                deadlines.expire(now)
+                deadlines.expire(self.now)
             self.due = min(deadlines.first() for deadlines in self.kinds)
 
 

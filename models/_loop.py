@@ -28,7 +28,7 @@ from tunnel.log import log, peer_name
 from tunnel.session import FIRST_PAYLOAD_WAIT
 
 Callback = Callable[[], None]
-NOTHING_DUE = 1.0  # seconds; then it is time for a sign of life
+TICK = 1.0  # seconds between signs of life
 ACCEPTS_AT_ONCE = 16  # then the clients that are there have their turn
 
 
@@ -95,23 +95,21 @@ class Loop:
         self.greetings = Deadlines(clock, FIRST_PAYLOAD_WAIT, Opening.on_patience_over)
         self.idle = Deadlines(clock, timeouts.idle, Relay.on_idle)
         self._pauses: Deadlines[Loop] = Deadlines(clock, RESOURCE_PAUSE, Loop._listen)
+        self._ticks: Deadlines[Loop] = Deadlines(clock, TICK, Loop._tick)
         self._listeners: list[socket.socket] = []
         self._resolver = Resolver(server, poller.on_readable)
 
     def run(self) -> None:
         """Returns once a stop was asked for and the last client has left."""
-        stop = self.server.stop
         self.slot.enter(ACCEPT)
         self._listeners = [listener.dup() for listener in self.server.listeners]
         self._listen()
+        self.poller.on_readable(self.server.stop.fileno(), self._on_signal)
+        self._tick()
         # fig: event loop
-        self.poller.on_readable(stop.fileno(), self._on_signal)
         while self.clients or self._listeners:
-            self.poller.wait(self.clock.seconds_left(NOTHING_DUE))
-            self.slot.beat()
+            self.poller.wait(self.clock.seconds_left())
             self.clock.run()
-            if self._listeners and stop.asked():
-                self._stop()
         # end fig
 
     def resolve(self, target: Address, on_found: OnFound) -> None:
@@ -127,9 +125,18 @@ class Loop:
         if not self.clients:
             self.slot.enter(ACCEPT)
 
+    def _tick(self) -> None:
+        """Once a second: a sign of life, and a look whether the master is still there."""
+        self._ticks.set(self)
+        self.slot.beat()
+        if self.server.stop.asked():
+            self._stop()
+
     def _on_signal(self) -> None:
-        """A stop is seen by `run`; a reload may have brought other deadlines."""
+        """It may have asked for a stop; or a reload has brought other deadlines."""
         self.server.stop.clear_wakeup()
+        if self.server.stop.requested:
+            self._stop()
         timeouts = self.server.service.timeouts
         self.handshakes.length = timeouts.handshake
         self.talks.length = self.idle.length = timeouts.idle
@@ -148,6 +155,8 @@ class Loop:
 
     def _stop(self) -> None:
         """Accepts nobody any more; those who are there may stay as long as it makes sense."""
+        if not self._listeners:
+            return
         self._pauses.cancel(self)
         for listener in self._listeners:
             self.poller.forget(listener.fileno())
@@ -175,6 +184,7 @@ class Loop:
                 self._admit(accepted)
                 if accept.left == 0:
                     self.server.stop.retire()
+                    self._stop()
                     return
 
     def _admit(self, accepted: socket.socket) -> None:

@@ -1,12 +1,12 @@
 """Epoll: libuv's loop, rebuilt step by step and by its own names.
 
     +------------------------------- the only thread --------------------------------+
-    |  run:  pending --> io_poll ----------------------> check --> timers --+        |
-    |           ^         | watcher_queue: epoll_ctl                        |        |
-    |           |         | epoll_wait, then each watcher's callback:       |        |
-    |           |         |    listener   server_io --> connection_cb, accept        |
-    |           |         |    stream     stream_io --> read, write, drain, connect  |
-    |           `-------------------------------------------------------------'      |
+    |  run:  pending --> io_poll ----------------------------------------> timers     |
+    |           ^         | watcher_queue: epoll_ctl                         |        |
+    |           |         | epoll_wait, then each watcher's callback:        |        |
+    |           |         |    listener   server_io --> connection_cb, accept|        |
+    |           |         |    stream     stream_io --> read, write, drain, connect   |
+    |           `--------------------------------------------------------------'        |
     +--------------------------------------------------------------------------------+
               names: a few helper threads, which wake the loop through an eventfd
 
@@ -26,7 +26,7 @@ libuv 1.x, https://github.com/libuv/libuv; epoll(7).
 Differs from `poll`: the kernel keeps the set of descriptors and hands out only those that are ready, so
 waiting costs by events and not by clients. And it is told of changes right before it is waited for,
 all at once: what was started and stopped again in one round costs no system call. Left out, since
-a tunnel has no use for it: idle and prepare callbacks, and the closing phase (close callbacks;
+a tunnel has no use for it: idle, prepare and check callbacks, and the closing phase (close callbacks;
 Python frees by reference count).
 Good when: connections are many and most of them idle.
 Breaks when: one callback takes long, since everybody waits for it. And the EMFILE trick may fail while a

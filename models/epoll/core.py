@@ -1,8 +1,8 @@
 """The loop: libuv's src/unix/core.c.
 
-    alive? --> pending --> io_poll --> check --> timers --+        alive: something is left to serve
-      ^                                                   |
-      `---------------------------------------------------'
+    alive? --> pending --> io_poll --> timers --+        alive: a handle is open
+      ^                                         |
+      `-----------------------------------------'
 
     watchers        {descriptor: watcher}
     watcher_queue   those whose wish the kernel has not been told yet
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from models.epoll.stream import Stream
 
-MOST_SECONDS = 1.0  # without a round: then it is time for a sign of life
-
 
 class Watcher:
     """uv__io_t: a descriptor, what is wanted of it, and a callback that gets the watcher itself."""
@@ -46,13 +44,12 @@ class Loop:
 
     backend: select.epoll
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.watchers: dict[int, Watcher] = {}
         self.watcher_queue: dict[Watcher, None] = {}
         self.pending_queue: dict[Watcher, None] = {}
         self.handles: set[Stream] = set()
         self.timers = Clock()
-        self.check_cb = check
         self.emfile_fd = spare_descriptor()
         platform_loop_init(self)
 
@@ -62,13 +59,14 @@ class Loop:
         while self.handles:
             self.run_pending()
             io_poll(self, self.backend_timeout())
-            self.check_cb()
             self.timers.run()
         # end fig
 
     def backend_timeout(self) -> float:
         """Seconds that io_poll may wait."""
-        return 0.0 if self.pending_queue else self.timers.seconds_left(MOST_SECONDS)
+        if self.pending_queue or not self.handles:
+            return 0.0
+        return self.timers.seconds_left()
 
     def run_pending(self) -> None:
         if self.pending_queue:
@@ -91,14 +89,13 @@ class Loop:
             self.watcher_queue[w] = None
         else:
             self.watcher_queue.pop(w, None)
-            self.watchers.pop(w.fd, None)
-            w.events = 0
 
     def io_close(self, w: Watcher) -> None:
         """Before its descriptor is closed."""
         self.io_stop(w, POLLIN | POLLOUT)
         self.pending_queue.pop(w, None)
-        platform_invalidate_fd(self, w.fd)
+        if w.fd in self.watchers:
+            platform_invalidate_fd(self, w.fd)
 
     def io_feed(self, w: Watcher) -> None:
         """Calls it in the next round, as if it had become writable."""

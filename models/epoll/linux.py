@@ -7,6 +7,9 @@
 
     w.pevents   what its owner wants          w.events   what the kernel has been told
 
+Differs from libuv: io_stop leaves `events` as it is, so that a watcher which is stopped and started again
+costs no system call. (There it costs two: ADD, which fails with EEXIST, and MOD.)
+
 Rules: level-triggered, so nothing is lost by reading less than there is. A descriptor that is about to be
 closed is taken out first: closing one of two descriptors of the same socket would leave it in.
 """
@@ -36,19 +39,15 @@ def io_poll(loop: Loop, timeout: float) -> None:
     backend, watchers = loop.backend, loop.watchers
     if loop.watcher_queue:
         for w in loop.watcher_queue:
-            if w.events == w.pevents:
-                continue  # started and stopped again, or the other way round
-            if w.events:
+            if w.events == 0:
+                backend.register(w.fd, w.pevents)
+            elif w.events != w.pevents:
                 backend.modify(w.fd, w.pevents)
-            else:
-                try:
-                    backend.register(w.fd, w.pevents)
-                except FileExistsError:  # stopped, and started again before an event had come
-                    backend.modify(w.fd, w.pevents)
             w.events = w.pevents
         loop.watcher_queue.clear()
     for fd, events in backend.poll(timeout, MOST_EVENTS):
-        if (ready := watchers.get(fd)) is None:
+        ready = watchers.get(fd)
+        if ready is None or not ready.pevents:  # nobody wants to hear of it any more
             platform_invalidate_fd(loop, fd)
         # No events told to the kernel: this number was somebody else's when it became ready.
         elif ready.events and (wanted := events & (ready.pevents | ENDS)):
@@ -58,5 +57,9 @@ def io_poll(loop: Loop, timeout: float) -> None:
 
 def platform_invalidate_fd(loop: Loop, fd: int) -> None:
     """No more events of this descriptor."""
-    with contextlib.suppress(OSError):  # it was not in
-        loop.backend.unregister(fd)
+    w = loop.watchers.pop(fd, None)
+    if w is None or w.events:
+        with contextlib.suppress(OSError):  # closed already
+            loop.backend.unregister(fd)
+    if w is not None:
+        w.events = 0

@@ -1,7 +1,7 @@
 """The tunnel's server on libuv's loop: listeners, signals, names, deadlines, and when to end.
 
     Listener --connection_cb--> Request --> Dialling --> Relay       one at a time is the client
-    signals  --watcher--------> other deadlines                      the end: seen by `check`
+    signals  --watcher--------> stop, or other deadlines
     names    --watcher--------> Dialling.on_found
 
 Rules: what belongs to one client is in those files; here is what they share.
@@ -26,6 +26,7 @@ from models.epoll.tcp import Listener
 from tunnel.session import FIRST_PAYLOAD_WAIT
 
 Client = Request | Dialling | Relay
+TICK = 1.0  # seconds between signs of life
 TURNED_AWAY = (errno.EMFILE, errno.ENFILE)  # by emfile_trick
 
 
@@ -35,7 +36,7 @@ class EpollServer:
     def __init__(self, server: Server, slot: Slot) -> None:
         self.server = server
         self.slot = slot
-        self.loop = Loop(self.check)
+        self.loop = Loop()
         self.clients: set[Client] = set()
         timers, timeouts = self.loop.timers, server.service.timeouts
         self.handshakes = Deadlines(timers, timeouts.handshake, Request.on_expired)
@@ -44,6 +45,7 @@ class EpollServer:
         self.greetings = Deadlines(timers, FIRST_PAYLOAD_WAIT, Relay.on_patience_over)
         self.idle = Deadlines(timers, timeouts.idle, Relay.on_idle)
         self._pauses = Deadlines(timers, RESOURCE_PAUSE, Listener.listen)
+        self._ticks: Deadlines[EpollServer] = Deadlines(timers, TICK, EpollServer.tick)
         self._listeners = [Listener(self.loop, sock, self.on_connection) for sock in server.listeners]
         self.resolver = Resolver(server, self.watch)
 
@@ -52,27 +54,36 @@ class EpollServer:
         self.watch(self.server.stop.fileno(), self.on_signal)
         for listener in self._listeners:
             listener.listen()
+        self.tick()
         self.loop.run()
 
-    def check(self) -> None:
-        """Right after the poll: a sign of life, and the end if it was asked for."""
+    def tick(self) -> None:
+        """Once a second: a sign of life, and a look whether the master is still there."""
+        self._ticks.set(self)
         self.slot.beat()
-        if self._listeners and self.server.stop.asked():
-            for listener in self._listeners:
-                self._pauses.cancel(listener)
-                listener.close()
-            self._listeners = []
-            self.server.stop.close_listeners()
-            for client in list(self.clients):
-                client.on_stop()
+        if self.server.stop.asked():
+            self.stop()
 
     def on_signal(self) -> None:
-        """A reload may have brought other deadlines."""
+        """It may have asked for a stop; or a reload has brought other deadlines."""
         self.server.stop.clear_wakeup()
+        if self.server.stop.requested:
+            self.stop()
         timeouts = self.server.service.timeouts
         self.handshakes.length = timeouts.handshake
         self.talks.length = self.idle.length = timeouts.idle
         self.connects.length = self.server.service.dial.timeout
+
+    def stop(self) -> None:
+        """Accepts nobody any more; those who are there may stay as long as it makes sense."""
+        for listener in self._listeners:
+            self._pauses.cancel(listener)
+            listener.close()
+        if self._listeners:
+            self._listeners = []
+            self.server.stop.close_listeners()  # closed already, unless it is the master that has gone
+            for client in list(self.clients):
+                client.on_stop()
 
     # fig: connection_cb
     def on_connection(self, listener: Listener, status: int) -> None:
@@ -84,6 +95,7 @@ class EpollServer:
             Request(self, listener.accept()).start()
             if accept.left == 0:
                 self.server.stop.retire()
+                self.stop()
         elif -status in TURNED_AWAY and self.loop.emfile_fd >= 0:
             accept.survive(error_of(status), "clients are turned away")
         else:

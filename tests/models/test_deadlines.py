@@ -9,7 +9,6 @@ import pytest
 from models._deadlines import Clock, Deadlines
 
 LONG, SHORT = 60.0, 10.0
-MOST = 1.0
 
 
 class Time:
@@ -87,24 +86,31 @@ def test_one_that_expires_may_cancel_the_next_and_set_itself_again(time: Time) -
         assert expired == ["a"] * count
 
 
-def test_seconds_left_are_those_of_the_first_and_never_too_many(time: Time) -> None:
+def test_seconds_left_are_those_of_the_first(time: Time) -> None:
     log = Log()
-    assert log.clock.seconds_left(MOST) == MOST
+    assert log.clock.seconds_left() == inf
     log.long.set("a")
     log.short.set("b")
-    assert log.clock.seconds_left(100) == SHORT
-    assert log.clock.seconds_left(MOST) == MOST
+    assert log.clock.seconds_left() == SHORT
     time.now += SHORT + 1
-    assert log.clock.seconds_left(MOST) == 0
     log.clock.run()
-    assert log.clock.seconds_left(100) == LONG - SHORT - 1
+    assert log.expired == ["b"]
+    assert log.clock.seconds_left() == LONG - SHORT - 1
+
+
+def test_what_was_due_before_it_was_looked_at_leaves_no_time(time: Time) -> None:
+    log = Log()
+    log.short.set("a")
+    time.now += SHORT + 1
+    log.clock.now = time.now
+    assert log.clock.seconds_left() == 0
 
 
 def test_cancelled_deadline_wakes_the_loop_once_at_most(time: Time) -> None:
     log = Log()
     log.short.set("a")
     log.short.cancel("a")
+    assert log.clock.seconds_left() == SHORT
     time.now += SHORT
-    assert log.clock.seconds_left(MOST) == 0
     log.clock.run()
-    assert log.clock.seconds_left(MOST) == MOST
+    assert log.clock.seconds_left() == inf

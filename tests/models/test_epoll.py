@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 if not hasattr(select, "epoll"):
     pytest.skip("epoll is Linux's own", allow_module_level=True)
 
+from models._deadlines import Deadlines
 from models.epoll.core import Loop, Watcher
 from models.epoll.linux import POLLIN, POLLOUT, io_poll
 from models.epoll.stream import EOF, READS, Stream
@@ -46,7 +48,7 @@ class Recorder:
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    loop = Loop(lambda: None)
+    loop = Loop()
     backend = loop.backend
     loop.backend = Recorder(backend)  # type: ignore[assignment]
     yield loop
@@ -134,10 +136,26 @@ def test_stopped_and_started_again_before_an_event(loop: Loop, pair: Pair) -> No
     turn(loop)
     loop.io_stop(w, POLLIN)
     turn(loop)
+    calls(loop)
     loop.io_start(w, POLLIN)
     pair[1].send(b"x")
     turn(loop)
     assert log == [(fd, POLLIN)]
+    assert calls(loop) == [], "the kernel had never been told"
+
+
+def test_stopped_and_started_again_after_an_event(loop: Loop, pair: Pair) -> None:
+    log, fd = Log(), pair[0].fileno()
+    w = Watcher(log.watcher, fd)
+    loop.io_start(w, POLLIN)
+    turn(loop)
+    loop.io_stop(w, POLLIN)
+    pair[1].send(b"x")
+    turn(loop)
+    loop.io_start(w, POLLIN)
+    turn(loop)
+    assert log == [(fd, POLLIN)]
+    assert [name for name, _, _ in calls(loop)] == ["ADD", "DEL", "ADD"]
 
 
 def test_number_that_changes_hands_within_a_round_gets_no_event_of_its_past(loop: Loop) -> None:
@@ -367,12 +385,24 @@ def test_connection_refused_is_told_by_the_callback(loop: Loop) -> None:
     stream.close()
 
 
-def test_loop_ends_with_its_last_handle(pair: Pair) -> None:
-    rounds = []
-    its_own = Loop(lambda: rounds.append(len(its_own.handles)))
-    stream = Stream(its_own, pair[0])
-    stream.shutdown(lambda _status: stream.close())
-    its_own.run()
-    assert rounds == [0]
-    its_own.backend.close()
-    os.close(its_own.emfile_fd)
+def test_loop_ends_with_its_last_handle(loop: Loop, pair: Pair) -> None:
+    log = Log()
+    stream = Stream(loop, pair[0])
+    Deadlines(loop.timers, 10.0, log.append).set("a timer keeps no loop alive")
+
+    def close(status: int) -> None:
+        log.status(status)
+        stream.close()
+
+    stream.shutdown(close)
+    loop.run()
+    assert log == [0]
+
+
+def test_loop_waits_for_the_next_deadline_and_no_longer(loop: Loop, pair: Pair) -> None:
+    stream = Stream(loop, pair[0])
+    timer = Deadlines(loop.timers, 0.02, Stream.close)
+    timer.set(stream)
+    started = time.monotonic()
+    loop.run()
+    assert 0.02 <= time.monotonic() - started < 1.0

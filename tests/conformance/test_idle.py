@@ -1,0 +1,54 @@
+"""Thousands of connections that say nothing: what each of them costs, and whom they disturb.
+
+pytest tests/conformance/test_idle.py -m slow      prints the memory of each connection
+"""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from models import MODELS
+from tests.conformance.conftest import MakeRig
+from tests.harness.rig import SERVE
+from tests.harness.stream import exchange
+from tests.harness.tree import cpu_seconds, memory
+
+IDLE = 5000  # connections
+KB_EACH = 6.0  # of the server's own memory, at most; it has two sockets and two flows for each
+OWN = 200  # descriptors that the test and the server have anyway
+
+
+@pytest.mark.only("poll", "epoll", "asyncio", "uvloop")
+@pytest.mark.ends(SERVE)
+@pytest.mark.slow
+def test_5000_idle_connections_cost_little_and_disturb_nobody(
+    make_rig: MakeRig, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if missing := MODELS[model].missing():
+        pytest.skip(missing)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * IDLE + OWN:
+        pytest.skip(f"{hard} descriptors are all that a process may have here (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        rig = make_rig()
+        before = memory(rig.pid)
+        pairs = [rig.open() for _ in range(IDLE)]
+        each = (memory(rig.pid) - before) / 1000 / IDLE
+        spent = cpu_seconds(rig.pid)
+        rig.idles(1.0)
+        spent = cpu_seconds(rig.pid) - spent
+        with capsys.disabled():
+            print(f"\n{model}: {IDLE} idle connections, {each:.2f} KB each, {spent:.2f} s of CPU in a second")
+        for near, far in (pairs[0], pairs[-1]):
+            exchange(near, far, 100_000)
+        rig.transfer()
+        for near, far in pairs[::2]:
+            near.close()
+            far.close()
+        rig.is_healthy()
+        assert each < KB_EACH
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
