@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from models import MODELS
 from tests.conformance.conftest import MakeRig
 from tests.harness.rig import LOCAL, SERVE, Rig
 from tests.harness.stream import RESET, Stream, exchange
@@ -22,16 +23,36 @@ def server_of(rig: Rig, near: Stream) -> int:
     """The pid of the child that holds the connection of this client."""
     mine = near.sock.getsockname()[1]
     for pid in child_pids(rig.pid):
-        for connection in psutil.Process(pid).net_connections("tcp"):
-            if connection.raddr and connection.raddr.port == mine and connection.laddr.port == rig.place.port:
-                return pid
+        with contextlib.suppress(psutil.NoSuchProcess):  # an idle one that was asked to end
+            for connection in psutil.Process(pid).net_connections("tcp"):
+                here, there = connection.laddr, connection.raddr
+                if there and there.port == mine and here.port == rig.place.port:
+                    return pid
     raise AssertionError("no child holds this connection")
+
+
+def open_in_two_workers(rig: Rig) -> tuple[tuple[Stream, Stream], tuple[Stream, Stream]]:
+    """Two connections. A worker that is a loop may well take both, so it is stopped while the second
+    comes; where each has a queue of its own, it is a matter of trying."""
+    first = rig.open()
+    holder = psutil.Process(server_of(rig, first[0]))
+    if not MODELS[rig.model].reuse_port:
+        holder.suspend()
+        wait_until(lambda: holder.status() == psutil.STATUS_STOPPED, 1.0, "the first worker is stopped")
+        second = rig.open()
+        holder.resume()
+        return first, second
+    for _ in range(50):
+        second = rig.open()
+        if server_of(rig, second[0]) != holder.pid:
+            return first, second
+    raise AssertionError("51 connections have the same hash")
 
 
 @pytest.mark.pools
 def test_killed_worker_costs_its_own_stream_and_is_replaced(make_rig: MakeRig) -> None:
     rig = make_rig(workers=WORKERS)
-    (near, far), (other_near, other_far) = rig.open(), rig.open()
+    (near, far), (other_near, other_far) = open_in_two_workers(rig)
     before = child_pids(rig.pid)
     victim = server_of(rig, near)
     os.kill(victim, signal.SIGKILL)
@@ -72,7 +93,7 @@ def test_workers_that_die_young_are_not_respawned_in_a_tight_loop(make_rig: Make
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-    assert len(seen) <= 2 * (1 + 3), f"{len(seen)} workers were started in 2.5 s"
+    assert len(seen) <= 2 * (1 + 4), f"{len(seen)} workers were started in 2.5 s"
     wait_until(lambda: len(child_pids(rig.pid)) == 2, 3.0, "and yet, once they may live, they are there")
     rig.is_healthy()
 
@@ -119,7 +140,7 @@ def test_orphan_finishes_its_client_before_it_ends(make_rig: MakeRig) -> None:
     wait_until(lambda: not is_alive(worker), 4.0, "the orphan ends after its client")
 
 
-@pytest.mark.pools
+@pytest.mark.elastic
 @pytest.mark.ends(SERVE)
 def test_pool_grows_when_all_are_busy_and_stops_at_its_most(make_rig: MakeRig) -> None:
     rig = make_rig("--workers", "2:6", workers=0, warm=False)
@@ -136,7 +157,7 @@ def test_pool_grows_when_all_are_busy_and_stops_at_its_most(make_rig: MakeRig) -
     assert rig.far().receive_exactly(7) == b"seventh"
 
 
-@pytest.mark.pools
+@pytest.mark.elastic
 @pytest.mark.slow
 @pytest.mark.ends(SERVE)
 def test_pool_shrinks_to_its_least_when_clients_are_gone(make_rig: MakeRig) -> None:
@@ -153,10 +174,11 @@ def test_pool_shrinks_to_its_least_when_clients_are_gone(make_rig: MakeRig) -> N
 @pytest.mark.ends(SERVE)
 def test_worker_that_is_killed_while_stopping_is_not_replaced(make_rig: MakeRig) -> None:
     rig = make_rig(workers=2)
-    (near, _), (other_near, other_far) = rig.open(), rig.open()
+    (near, _), (other_near, other_far) = open_in_two_workers(rig)
+    victim = server_of(rig, near)
     rig.tunnel.terminate()
     rig.tunnel.wait_for_lines("stopping")
-    os.kill(server_of(rig, near), signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     exchange(other_near, other_far, 100_000)
     assert rig.tunnel.wait(2.0) == 0
 

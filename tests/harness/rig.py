@@ -231,9 +231,11 @@ class Rig:
         """Processes, threads and descriptors go back to the baseline, and no zombie is left."""
         base = self.baseline
         assert base is not None
-        threads = base.threads + DRAIN_THREADS * base.processes + RESOLVER_THREADS * self._resolves
+        threads = (
+            base.threads + DRAIN_THREADS * base.processes + RESOLVER_THREADS * self._resolves * base.processes
+        )
         descriptors = base.descriptors + DRAIN_DESCRIPTORS * base.processes
-        descriptors += RESOLVER_DESCRIPTORS * self._resolves
+        descriptors += RESOLVER_DESCRIPTORS * self._resolves * base.processes
 
         def back() -> bool:
             now = holdings(self.pid)
