@@ -14,6 +14,7 @@ go on reporting what could not be taken out any more.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -91,13 +92,13 @@ class Loop:
         timeouts = server.service.timeouts
         self.handshakes = Deadlines(clock, timeouts.handshake, Opening.on_handshake_expired)
         self.connects = Deadlines(clock, server.service.dial.timeout, Opening.on_connect_expired)
-        self.talks = Deadlines(clock, timeouts.idle, Opening.on_handshake_expired)
+        self.talks = Deadlines(clock, timeouts.idle, Opening.on_talk_expired)
         self.greetings = Deadlines(clock, FIRST_PAYLOAD_WAIT, Opening.on_patience_over)
         self.idle = Deadlines(clock, timeouts.idle, Relay.on_idle)
         self._pauses: Deadlines[Loop] = Deadlines(clock, RESOURCE_PAUSE, Loop._listen)
         self._ticks: Deadlines[Loop] = Deadlines(clock, TICK, Loop._tick)
         self._listeners: list[socket.socket] = []
-        self._resolver = Resolver(server, poller.on_readable)
+        self._resolver = Resolver(server, self._watch)
 
     def run(self) -> None:
         """Returns once a stop was asked for and the last client has left."""
@@ -115,6 +116,12 @@ class Loop:
     def resolve(self, target: Address, on_found: OnFound) -> None:
         """Answers by `on_found`: at once for a literal, else from the helper threads."""
         self._resolver.resolve(target, on_found)
+
+    def _watch(self, fd: int, callback: Callback) -> None:
+        """Raises OSError for a descriptor that cannot be watched."""
+        if not self.poller.admits(fd):
+            raise OSError(errno.EMFILE, self.poller.limit)
+        self.poller.on_readable(fd, callback)
 
     def join(self, client: Opening | Relay) -> None:
         """A client that this loop serves from now on."""

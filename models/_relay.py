@@ -50,6 +50,14 @@ def guarded(step: Callable[Concatenate[Machine, P], None]) -> Callable[Concatena
     return run
 
 
+def is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 class Opening:
     """A client from accept to a dialled connection."""
 
@@ -118,6 +126,10 @@ class Opening:
         log.info(f"no whole request within {self._loop.handshakes.length:g} s", peer_name(self.accepted))
         self.close()
 
+    def on_talk_expired(self) -> None:
+        log.info(f"nothing moved for {self._loop.talks.length:g} s", peer_name(self.accepted))
+        self.close()
+
     def _answer(self, answer: bytes | memoryview) -> None:
         """Sends the few bytes of a handshake, which a new connection's buffer has always room for."""
         if answer:
@@ -149,9 +161,11 @@ class Opening:
     @guarded
     def on_connected(self) -> None:
         assert self.dialled is not None
+        code = self.dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code and not is_connected(self.dialled):
+            return  # it was ready for somebody else, whose number this was a moment ago
         self._loop.connects.cancel(self)
         self._loop.poller.on_writable(self.dialled.fileno(), None)
-        code = self.dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._hang_up()
             self._dial_next(OSError(code, os.strerror(code)))

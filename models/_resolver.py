@@ -50,7 +50,7 @@ class Resolver:
     """Addresses of targets, for one loop."""
 
     def __init__(self, server: Server, watch: Callable[[int, Callable[[], None]], None]) -> None:
-        """`watch(fd, callback)`: the loop's way to have something called when `fd` is readable."""
+        """`watch(fd, callback)`: how the loop calls back when `fd` is readable. May raise OSError."""
         self._server = server
         self._watch = watch
         self._asked: SimpleQueue[tuple[Address, OnFound]] = SimpleQueue()
@@ -72,8 +72,14 @@ class Resolver:
         self._asked.put((target, on_found))
 
     def _start(self) -> None:
-        self._woken, self._wake = wakeup_descriptors()
-        self._watch(self._woken, self._deliver)
+        woken, wake = wakeup_descriptors()
+        try:
+            self._watch(woken, self._deliver)
+        except OSError:
+            for fd in {woken, wake}:
+                os.close(fd)
+            raise
+        self._woken, self._wake = woken, wake
         for _ in range(THREADS):
             _thread.start_new_thread(self._work, ())
 

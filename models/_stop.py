@@ -53,6 +53,7 @@ class Stop:
         self.on_leaving: Callable[[], None] = lambda: None  # a worker tells its master: I accept no more
         self.handed_over = False  # another program serves: transfers have all the time there is
         self._listeners = listeners
+        self._dead = socket.socket()  # made now, for there may be no descriptor left when it is needed
         self.pid = 0  # of the process that the signals are meant for
         self._parent = 0
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -102,9 +103,8 @@ class Stop:
 
     def close_listeners(self) -> None:
         """Stops accepting in this process. The descriptors stay taken, by a dead socket."""
-        with socket.socket() as dead:
-            for listener in self._listeners:
-                os.dup2(dead.fileno(), listener.fileno(), inheritable=False)
+        for listener in self._listeners:
+            os.dup2(self._dead.fileno(), listener.fileno(), inheritable=False)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:

@@ -72,8 +72,7 @@ class Loop:
         if self.pending_queue:
             queue, self.pending_queue = self.pending_queue, {}
             for w in queue:
-                if w.fd >= 0:  # an earlier one may have closed it
-                    w.cb(w, POLLOUT)
+                w.cb(w, POLLOUT)
 
     def io_start(self, w: Watcher, events: int) -> None:
         """`events` are wanted of the watcher from the next io_poll on."""

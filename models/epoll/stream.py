@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from models._direction import NOW, abort
 from models.epoll.core import Loop, Watcher
-from models.epoll.linux import ENDS, POLLIN, POLLOUT
+from models.epoll.linux import ENDS, POLLIN, POLLOUT, platform_invalidate_fd
 
 EOF = -4095  # UV_EOF
 READS = 8  # of one stream before the others have their turn; libuv: 32, of 64 KiB where ours reach 256
@@ -56,7 +56,7 @@ class Stream(Watcher):
             return
         if self.read_cb and events & (POLLIN | ENDS):
             self.read()
-        if events & (POLLOUT | ENDS) and self.fd >= 0:  # or read_cb has closed it
+        if events & (POLLOUT | ENDS):  # nothing comes of it if read_cb has closed the stream
             if self.write_queue:
                 self.write_some()
             if not self.write_queue:
@@ -91,6 +91,8 @@ class Stream(Watcher):
             else:
                 read_cb = self.read_cb
                 self.read_stop()
+                if not self.pevents:  # it would stay readable for ever
+                    platform_invalidate_fd(self.loop, self.fd)
                 read_cb(n or EOF)
 
     def write(self, view: memoryview | bytes, cb: StatusCb) -> bool:

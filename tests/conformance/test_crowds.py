@@ -94,6 +94,17 @@ def test_who_comes_too_late_for_a_descriptor_hears_it_at_once(make_rig: MakeRig)
 
 
 @pytest.mark.ends(SERVE)
+def test_sigterm_while_descriptors_are_out(make_rig: MakeRig) -> None:
+    rig = make_rig(config={"nofile": NOFILE})
+    flood = [rig.silent() for _ in range(2 * NOFILE)]
+    rig.steady()
+    rig.tunnel.terminate()
+    for stream in flood:
+        assert stream.how_it_ends(2.0) in ("FIN", "RST"), "who has not said where to go has nothing to lose"
+    assert rig.tunnel.wait(3.0) == 0
+
+
+@pytest.mark.ends(SERVE)
 def test_bad_handshake_while_descriptors_are_out(make_rig: MakeRig) -> None:
     rig = make_rig(config={"nofile": NOFILE})
     flood = [rig.silent() for _ in range(2 * NOFILE)]
@@ -205,6 +216,12 @@ def test_descriptor_1024_of_select_is_refused_in_a_clear_line(make_rig: MakeRig)
     flood = [rig.silent() for _ in range(1050)]
     rig.tunnel.wait_for_lines("client refused: select cannot watch descriptor 1024")
     assert flood[-1].how_it_ends(1.0) in ("FIN", "RST")
+    for host in (rig.far_place.host, "localhost"):  # connecting takes a descriptor, and so does a first name
+        asks = flood.pop(0)
+        asks.sock.sendall(Seal(rig.credentials).seal(address_header(host, rig.far_place.port)))
+        assert asks.how_it_ends(2.0) in ("FIN", "RST")
+        flood.append(rig.silent())
+    rig.tunnel.wait_for_lines("cannot connect to .*: .*select cannot watch descriptor 1024", 2)
     exchange(near, far, 100_000)
     rig.idles(0.3)
     for stream in flood:
