@@ -219,7 +219,8 @@ def bulk(analysis: Analysis) -> Plot | None:
     ]
     firsts = []
     for p, _ in panels:
-        best = [row for row in analysis.best(f"{p}_cpu") if row in order]
+        first = analysis.best(f"{p}_cpu")
+        best = [row for row in order if row in first]
         figures = [e.value for row in best if (e := analysis.estimate(f"{p}_cpu", row))]
         if figures:
             firsts.append(f"{between(figures, 2)} CPU seconds {p} ({names(best, NAMED)})")
