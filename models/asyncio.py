@@ -11,7 +11,7 @@
     +--------------------------------------------------------------------------------+
               names: getaddrinfo in the loop's executor, a few threads
 
-After UNP: the loop of UNP 6.8, with transports that own the sockets and call back. The body, which
+Python's own loop, after UNP 6.8, with transports that own the sockets and call back. The body, which
 `uvloop` shares, is `_protocol.py`.
 
 Differs from `select`: the loop is the library's. It reads into our buffer and writes from it by

@@ -7,7 +7,8 @@
                      +---------------------------------------------------------------------------+
     with --workers N: N of these processes under our master, the listener shared
 
-After UNP: blocking code's shape on UNP 6.8's loop, since `await` stands where a system call would block.
+Tornado's loop and streams, after UNP: code of the shape of the blocking models, where `await` stands
+for a system call that would block. The body is `_streams.py`.
 
 Differs from `asyncio`: streams instead of protocols. Who reads waits for the bytes, who writes waits
 until they are sent, and that alone is the backpressure. `fork_processes` is not used: its parent knows
