@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests mostly wait, for processes and sockets: several share a core well.
+PARALLEL ?= -n 4 --dist worksteal
 SYSTEM_PACKAGES := shadowsocks-libev curl chromium
 
 .PHONY: help compare test test-slow lint system clean wheel
@@ -31,10 +33,10 @@ compare: $(VENV)/installed
 	$(BIN)/compare run --quick
 
 test: $(VENV)/installed-for-tests system lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: $(VENV)/installed-for-tests system
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
