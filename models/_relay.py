@@ -105,12 +105,11 @@ class Opening:
             talk.blocked = full
             poller.on_readable(fd, None if full else self.on_request)
             poller.on_writable(fd, self.on_answered if full else None)
-        if full:
-            return
-        talk.flow.release()
+        if not full:
+            talk.flow.release()
         if not talk.open:
             self.close()
-        elif self._session.target is not None:
+        elif self._session.target is not None and not full:
             self._loop.handshakes.cancel(self)
             poller.on_readable(fd, None)
             self._resolve()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Request:
     """A service (echo, bytes) is all request: what its opening returns goes back, as long as it is used."""
 
-    __slots__ = ("accepted", "deadline", "ended", "host", "session")
+    __slots__ = ("accepted", "deadline", "ended", "host", "session", "waiting")
 
     def __init__(self, host: EpollServer, accepted: Stream) -> None:
         self.host = host
@@ -34,6 +34,7 @@ class Request:
         self.session = host.server.service.new_session()
         self.deadline = time.monotonic() + host.handshakes.length
         self.ended = False  # the client has sent its FIN
+        self.waiting = 0  # bytes for the client when it was last looked at
         host.clients.add(self)
 
     def start(self) -> None:
@@ -69,6 +70,7 @@ class Request:
                 self.next_step()
             else:
                 self.accepted.read_stop()
+                self.moved()
 
     def next_step(self) -> None:
         """All that the opening returned is on its way."""
@@ -77,9 +79,15 @@ class Request:
             self.close()
         elif self.session.target is not None:
             self.pass_on()
-        elif not self.session.dials:
-            self.host.talks.set(self)
+        else:
+            self.moved()
         # end fig
+
+    def moved(self) -> None:
+        """A service's client is there as long as it sends, or takes what it is sent."""
+        self.waiting = self.accepted.write_queue_size()
+        if not self.session.dials:
+            self.host.talks.set(self)
 
     def on_written(self, status: int) -> None:
         """write_cb, of an answer that the client had no room for."""
@@ -117,6 +125,9 @@ class Request:
     def on_expired(self) -> None:
         if self.session.dials:
             text = f"no whole request within {self.host.handshakes.length:g} s"
+        elif self.waiting != self.accepted.write_queue_size():
+            self.moved()
+            return
         else:
             text = f"nothing moved for {self.host.talks.length:g} s"
         log.info(text, peer_name(self.accepted.sock))
