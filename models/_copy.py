@@ -35,7 +35,9 @@ from tunnel.session import Flow, Session
 BEATS = 1.0  # seconds between signs of life while nothing moves
 EARLY = 0.01  # seconds by which the kernel may end a call before its time: it counts in jiffies
 GONE = os.EX_UNAVAILABLE  # exit code of a child whose destination has gone
+GOOD, BAD = b"+", b"-"  # how the direction of the parent has ended
 LAST_WORDS = 500  # bytes at most
+TCP_CLOSE = 7  # <netinet/tcp.h>, the first byte of TCP_INFO
 
 
 class Link(NamedTuple):
@@ -48,13 +50,17 @@ class Link(NamedTuple):
     slot: Slot
 
 
+def answer(link: Link) -> None:
+    """Tells the accepted side that it is connected: before anybody could send it what comes from there."""
+    if words := link.session.answer(None):
+        link.accepted.sendall(words)
+
+
 def first_words(link: Link) -> memoryview:
     """What goes to the dialled side before anything is read from the accepted one.
 
     At the client end the header waits a moment for the first payload, to share its segment.
     """
-    if answer := link.session.answer(None):
-        link.accepted.sendall(answer)
     if link.session.patience:
         poller = select.poll()
         poller.register(link.accepted, select.POLLIN)
@@ -66,6 +72,7 @@ def first_words(link: Link) -> memoryview:
 def copy_by_poll(link: Link) -> None:
     """One thread that waits for whatever comes next."""
     session, accepted, dialled, idle, slot = link
+    answer(link)
     up = Direction(session.up, accepted, dialled, slot.count_up)
     down = Direction(session.down, dialled, accepted, slot.count_down)
     up.send(first_words(link))
@@ -120,6 +127,7 @@ def copy_by_threads(link: Link) -> None:
     """One direction in a thread of its own, the other in this one."""
     import threading  # noqa: PLC0415 - only a model with threads pays for it (see tunnel/log.py)
 
+    answer(link)
     pair = Pair(link)
     downward = threading.Thread(target=pair.run, args=[pair.downward, pair.wake], daemon=True)
     try:
@@ -143,6 +151,7 @@ class Pair:
         self.sending: set[socket.socket] = set()  # those that a thread may be blocked on in send
         self.failures: list[Exception] = []
         self.cut = False  # somebody has called `wake`
+        self.is_whole = self.was_not_cut  # asked when a source has ended
         pause = seconds(min(link.idle, BEATS) if link.slot.watched else link.idle)
         for sock in self.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
@@ -164,10 +173,15 @@ class Pair:
         while n := self.receive(source, flow.get_buffer()):
             count(n)
             self.send_all(destination, flow.buffer_updated(n))
-        if not self.cut:
+        if self.is_whole(source):
             self.send_all(destination, flow.eof())
             destination.shutdown(socket.SHUT_WR)
         # end fig
+
+    def was_not_cut(self, source: socket.socket) -> bool:
+        """True for an end that is a FIN. An RST tells but one of two callers, and it may have been the
+        other one, in send; to this one it looks like an end."""
+        return not self.failures and not (source in self.sending and is_dead(source))
 
     def receive(self, source: socket.socket, buffer: memoryview) -> int:
         """recv that gives up once neither direction has moved for the idle time."""
@@ -227,6 +241,14 @@ class DestinationGone(ConnectionResetError):
     """The side that we were sending to is no longer there."""
 
 
+def is_dead(sock: socket.socket) -> bool:
+    """True for a connection that has been reset, or that has ended both ways."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+    except OSError:  # no TCP: a rehearsal
+        return False
+
+
 def shut(sock: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):  # not connected any more: then nothing blocks on it
         sock.shutdown(how)
@@ -235,57 +257,81 @@ def shut(sock: socket.socket, how: int) -> None:
 def copy_by_fork(link: Link) -> None:
     """One direction in a child, the other in this process, as figure 16.10 has `str_cli`.
 
-        this process: up      <-- SIGCHLD, exit code, last words --      child: down
-                              -- SIGIO when this end of the line is closed -->
+        this process: up      <-- SIGCHLD, exit code, last words --         child: down
+                              -- how it ended -->
+                              -- SIGIO once this end of the line is closed -->
 
     The child is never on its own: it has asked for SIGIO on the line between the two (UNP 25), so it
     dies when this process lets go of its end, or dies itself. Only for models whose clients are served
     by a main thread, since that is where handlers run.
     """
+    answer(link)
     pair = Pair(link)
     pid, status, listening = 0, None, True
 
     def on_child(_number: int = 0, _frame: FrameType | None = None) -> None:
         nonlocal status
         if listening and pid and status is None:
-            ended, code = os.waitpid(pid, os.WNOHANG)
+            try:
+                ended, code = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                return  # the call that this one interrupts has just reaped it
             if ended:
                 status = code
                 if os.waitstatus_to_exitcode(code) not in (os.EX_OK, GONE):
                     pair.wake()
 
+    def wait_for_child() -> int:
+        nonlocal listening, status
+        listening = False
+        if status is None:
+            _, status = os.waitpid(pid, 0)
+        return status
+
+    def is_whole(source: socket.socket) -> bool:
+        """As `was_not_cut`; a child that was told of the RST is about to end, and says so."""
+        return not pair.cut and not (is_dead(source) and wait_for_child())
+
+    pair.is_whole = is_whole
     before = signal.signal(signal.SIGCHLD, on_child)
     ours, theirs = socket.socketpair()
-    with ours:
-        try:
-            parent = os.getpid()
-            # fig: copy by fork
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                copy_in_child(pair, theirs, parent)
-            theirs.close()
-            on_child()  # it may have ended before its pid was known
-            pair.run(pair.upward, ours.close)
-            listening = False
-            if status is None:
-                _, status = os.waitpid(pid, 0)
-            # end fig
-        finally:
-            theirs.close()
-            signal.signal(signal.SIGCHLD, before)
-            link.slot.catch_up()
-        if ours.fileno() >= 0 and (words := ours.recv(LAST_WORDS)):
-            raise ProtocolError(words.decode())
+    result, tell = os.pipe()
+    try:
+        parent = os.getpid()
+        # fig: copy by fork
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            copy_in_child(pair, theirs, result, parent)
+        on_child()  # it may have ended before its pid was known
+        pair.run(pair.upward, ours.close)
+        os.write(tell, GOOD if not pair.failures else BAD)
+        wait_for_child()
+        # end fig
+        words = ours.recv(LAST_WORDS, socket.MSG_DONTWAIT) if status and ours.fileno() >= 0 else b""
+    except BlockingIOError:
+        words = b"the process of the direction back was killed"
+    finally:
+        for end in (ours, theirs):
+            end.close()
+        for fd in (result, tell):
+            os.close(fd)
+        signal.signal(signal.SIGCHLD, before)
+        link.slot.catch_up()
+    if words:
+        raise ProtocolError(words.decode())
     if pair.failures:
         raise pair.failures[0]
-    if status:
-        raise ConnectionResetError("the process of the direction back was killed")
 
 
-def copy_in_child(pair: Pair, line: socket.socket, parent: int) -> NoReturn:
+def copy_in_child(pair: Pair, line: socket.socket, result: int, parent: int) -> NoReturn:
     """The direction back, until it has ended or the parent has gone."""
     code = os.EX_SOFTWARE
+    poller = select.poll()
+    poller.register(result, select.POLLIN)
+    pair.is_whole = lambda source: (
+        not is_dead(source) or bool(poller.poll(1000) and os.read(result, 1) == GOOD)
+    )
     try:
         fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)

@@ -188,9 +188,9 @@ class Clients:
         talk = Direction(session.opening, accepted, accepted, self._slot.count_up)
         stopping = session.dials
         while session.target is None or talk.pending:
+            idle = server.service.timeouts.idle
             if not session.dials:
-                idle = WAKES if server.stop.requested else server.service.timeouts.idle
-                deadline = time.monotonic() + idle
+                deadline = time.monotonic() + (WAKES if server.stop.requested else idle)
             left = max(0.0, deadline - time.monotonic())
             # fig: one step of an opening
             if talk.pending:
@@ -207,7 +207,9 @@ class Clients:
                 return None
             if not came:
                 if not server.stop.requested:
-                    raise TimeoutError("no whole request in time" if session.dials else "nothing moved")
+                    raise TimeoutError(
+                        "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
+                    )
                 if stopping:
                     return None
                 stopping = True  # a service's client may finish what it is about
