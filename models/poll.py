@@ -7,7 +7,7 @@
     |   `-------------------------------------------'                 |
     +-----------------------------------------------------------------+
 
-UNP 6.10 and 6.11.
+UNP 6.11, with the poll of 6.10.
 
 Differs from `select`: no limit on descriptors' numbers, and hang-ups and errors come as events of their
 own, asked for or not. So a descriptor nobody waits for is taken out, or its hang-up would come back

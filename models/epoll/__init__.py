@@ -1,12 +1,12 @@
 """Epoll: libuv's loop, rebuilt step by step and by its own names.
 
     +------------------------------- the only thread --------------------------------+
-    |  run:  pending --> io_poll ----------------------------------------> timers     |
-    |           ^         | watcher_queue: epoll_ctl                         |        |
-    |           |         | epoll_wait, then each watcher's callback:        |        |
-    |           |         |    listener   server_io --> connection_cb, accept|        |
-    |           |         |    stream     stream_io --> read, write, drain, connect   |
-    |           `--------------------------------------------------------------'        |
+    |  run:  pending --> io_poll -------------------------------------> timers       |
+    |           ^         | watcher_queue: epoll_ctl                      |          |
+    |           |         | epoll_wait, then each watcher's callback:     |          |
+    |           |         |    listener   server_io --> connection_cb, accept        |
+    |           |         |    stream     stream_io --> read, write, drain, connect  |
+    |           `-----------------------------------------------------------'        |
     +--------------------------------------------------------------------------------+
               names: a few helper threads, which wake the loop through an eventfd
 
