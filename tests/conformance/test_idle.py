@@ -6,17 +6,21 @@ pytest tests/conformance/test_idle.py -m slow      prints the memory of each con
 from __future__ import annotations
 
 import resource
+import time
 
 import pytest
 
 from models import MODELS
 from tests.conformance.conftest import MakeRig
 from tests.harness.rig import SERVE
+from tests.harness.services import Service
 from tests.harness.stream import exchange
 from tests.harness.tree import cpu_seconds, memory
 
 IDLE = 5000  # connections
 KB_EACH = 6.0  # of the server's own memory, at most; it has two sockets and two flows for each
+MIB, ANSWERS = 1024 * 1024, 12  # more than the sockets of a connection hold between them
+RATE = 8 * MIB  # bytes a second that the slow client takes
 OWN = 200  # descriptors that the test and the server have anyway
 
 
@@ -52,3 +56,20 @@ def test_5000_idle_connections_cost_little_and_disturb_nobody(
         assert each < KB_EACH
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.only("select", "poll", "epoll")
+def test_service_client_that_takes_its_answer_slowly_is_not_idle(model: str) -> None:
+    service = Service(model, "bytes", "--timeout", "0.3")
+    try:
+        client = service.connect(receive_buffer=8192)
+        client.send(b"%d\n" % MIB * ANSWERS)
+        received = 0
+        while part := client.receive():
+            received += len(part)
+            time.sleep(len(part) / RATE)  # the slowness is the subject
+            if received == ANSWERS * MIB:
+                break
+        assert received == ANSWERS * MIB
+    finally:
+        service.close()
