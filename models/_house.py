@@ -61,7 +61,7 @@ class House:
             if stop.requested and accepting:
                 accepting = False
                 shut()
-                for client in self._clients.values():
+                for client in self._clients.values() if stop.impatient else ():
                     client.on_stop()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WAKES):

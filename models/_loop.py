@@ -162,16 +162,16 @@ class Loop:
 
     def _stop(self) -> None:
         """Accepts nobody any more; those who are there may stay as long as it makes sense."""
-        if not self._listeners:
-            return
-        self._pauses.cancel(self)
-        for listener in self._listeners:
-            self.poller.forget(listener.fileno())
-            listener.close()
-        self._listeners = []
-        self.server.stop.close_listeners()  # they are closed already, unless it is the master that has gone
-        for client in list(self.clients):
-            client.on_stop()
+        if self._listeners:
+            self._pauses.cancel(self)
+            for listener in self._listeners:
+                self.poller.forget(listener.fileno())
+                listener.close()
+            self._listeners = []
+            self.server.stop.close_listeners()  # closed already, unless it is the master that has gone
+        if self.server.stop.impatient:
+            for client in list(self.clients):
+                client.on_stop()
 
     def _accept(self, listener: socket.socket) -> None:
         """The listener is readable. It may be no longer: the client can have left (UNP 16.6)."""

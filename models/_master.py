@@ -45,7 +45,7 @@ from setproctitle import setproctitle
 from models._pump import rehearse
 from models._scoreboard import DIAL, IDLE, WAITING, Slot
 from models._server import Server
-from models._stop import die_by, kill_all
+from models._stop import SEND_HOME, die_by, kill_all
 from tunnel.drain import Drain
 from tunnel.log import log
 
@@ -93,6 +93,7 @@ class Children:
     """The children that serve one client each: which they are, and how they are reaped."""
 
     def __init__(self, server: Server) -> None:
+        self._stop = server.stop
         self._scoreboard = server.scoreboard
         self._slots: dict[int, Slot] = {}  # by pid
         self._early: set[int] = set()  # reaped before `started` was told of them
@@ -120,7 +121,7 @@ class Children:
     def wait(self) -> None:
         """Lets transfers finish, and those go that only drain."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for pid in self._slots:
+        for pid in self._slots if not self._stop.handed_over else ():
             os.kill(pid, signal.SIGTERM)
         while self._slots:
             self._end(os.wait()[0])
@@ -247,9 +248,9 @@ class Pool:
         if len(staying) > self._least and len(waiting) > 1:
             self._send_home(waiting[-1])
 
-    def _send_home(self, pid: int) -> None:
+    def _send_home(self, pid: int, number: int = SEND_HOME) -> None:
         self.workers[pid].leaving = True
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
 
     def _kill_hung(self) -> None:
         """Kills who has neither moved anything nor given a sign of life. A dial may take its time."""
@@ -293,7 +294,7 @@ class Pool:
         self.stopping = True
         self.server.stop.close_listeners()
         for pid in self.workers:
-            self._send_home(pid)
+            self._send_home(pid, SEND_HOME if self.server.stop.handed_over else signal.SIGTERM)
         self.server.stop.begin_grace()
 
     def _renew(self) -> None:

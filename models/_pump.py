@@ -138,7 +138,7 @@ def read_opening(
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
-            if server.stop.requested:
+            if server.stop.impatient:
                 raise ClientLeft from None
             slot.beat()
             continue

@@ -38,14 +38,16 @@ class Renewal(NamedTuple):
 
 
 # Ctrl-C reaches a whole process group; what it means is decided by the master.
-MASTERS_OWN = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+MASTERS_OWN = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+SEND_HOME = signal.SIGUSR2  # from a master to a worker: others serve from now on, all of its clients may stay
 
 
 class Stop:
     """The state of ending. Signals arrive once `install` has been called."""
 
     def __init__(self, listeners: Sequence[socket.socket], grace: float, renewal: Renewal) -> None:
-        self.requested = False
+        self.requested = False  # accept no more
+        self.impatient = False  # nor wait for those who have not even said where to go
         self.grace = grace  # seconds
         self.renewal = renewal
         self.children: Collection[int] = ()  # pids that must not outlive an end at once
@@ -75,6 +77,7 @@ class Stop:
         if parent:
             for number in MASTERS_OWN:
                 signal.signal(number, signal.SIG_IGN)
+            signal.signal(SEND_HOME, self._on_send_home)
             return
         signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGUSR2, self._on_upgrade)
@@ -84,7 +87,7 @@ class Stop:
     def asked(self) -> bool:
         """`requested`, or the parent has gone: nobody would replace or end this process any more."""
         if self._parent and os.getppid() != self._parent:
-            self.requested = True
+            self.requested = self.impatient = True
         return self.requested
 
     def fileno(self) -> int:
@@ -108,15 +111,20 @@ class Stop:
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:
-            self.requested = True
+            self.requested = self.impatient = True
             return  # a child of `fork`; its parent got the signal too, and decides
-        if self.requested:
-            if not self._parent:  # a worker hears it from its master and from who signals the group
-                self._on_quick(number, frame)
+        if self.requested and not self._parent:
+            self._on_quick(number, frame)
             return
-        self.retire()
+        self.impatient = not self.handed_over
+        if not self.requested:  # a worker may hear it twice: from its master and from who signals the group
+            self.retire()
         if not self._parent:
             self.begin_grace()
+
+    def _on_send_home(self, _number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == self.pid and not self.requested:
+            self.retire()
 
     def retire(self) -> None:
         """Accepts no more, and ends when its clients have left."""

@@ -121,7 +121,7 @@ class Clients:
         while True:
             yield read_wait(self.server.stop)
             self.server.stop.clear_wakeup()
-            if self.server.stop.requested:
+            if self.server.stop.impatient:
                 for task in self._openings:
                     self._scheduler.wake(task, came=False)
 

@@ -82,8 +82,9 @@ class EpollServer:
         if self._listeners:
             self._listeners = []
             self.server.stop.close_listeners()  # closed already, unless it is the master that has gone
-            for client in list(self.clients):
-                client.on_stop()
+            if self.server.stop.impatient:
+                for client in list(self.clients):
+                    client.on_stop()
 
     # fig: connection_cb
     def on_connection(self, listener: Listener, status: int) -> None:

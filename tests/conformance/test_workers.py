@@ -10,7 +10,6 @@ import time
 import psutil
 import pytest
 
-from models import MODELS
 from tests.conformance.conftest import MakeRig
 from tests.harness.rig import LOCAL, SERVE, Rig
 from tests.harness.stream import RESET, Stream, exchange
