@@ -340,7 +340,8 @@ def copy_in_child(pair: Pair, line: socket.socket, result: int, parent: int) -> 
         code = os.EX_OK
         for failure in pair.failures:
             code = GONE if isinstance(failure, DestinationGone) else os.EX_IOERR
-            line.send(describe(failure).encode()[:LAST_WORDS])
+            with contextlib.suppress(BrokenPipeError):  # the parent knows already
+                line.send(describe(failure).encode()[:LAST_WORDS])
     except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
         sys.excepthook(*sys.exc_info())
     finally:
