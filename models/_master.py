@@ -188,9 +188,12 @@ class Pool:
                 self._handle(number)
 
     def wait(self, seconds: float) -> int | None:
-        """The next signal, if one comes within this time."""
+        """The next signal, if one comes within this time.
+
+        Where a stop (SIGSTOP) takes longer than that time, CPython 3.11 returns what was never filled in.
+        """
         received = signal.sigtimedwait(MASTER_SIGNALS, seconds)
-        return received.si_signo if received else None
+        return received.si_signo if received and received.si_signo in MASTER_SIGNALS else None
 
     def start(self) -> int | None:
         """Starts a worker; its pid, or None if it could not be."""
@@ -287,8 +290,10 @@ class Pool:
             self.server.stop.renewal.upgrade()
         elif number == signal.SIGHUP:
             self._renew()
-        else:
-            self._resize(1 if number == signal.SIGTTIN else -1)
+        elif number == signal.SIGTTIN:
+            self._resize(1)
+        elif number == signal.SIGTTOU:
+            self._resize(-1)
 
     def _stop(self) -> None:
         self.stopping = True
