@@ -114,7 +114,9 @@ def accept_queues() -> dict[str, Listener]:
 
 
 def listeners_of(pid: str, queues: dict[str, Listener]) -> list[Listener]:
-    inodes = (target[len("socket:[") : -1] for _, target in descriptors(pid) if target.startswith("socket:["))
+    """Each once, although a loop has more than one descriptor for it."""
+    links = dict.fromkeys(target for _, target in descriptors(pid) if target.startswith("socket:["))
+    inodes = (link[len("socket:[") : -1] for link in links)
     return [queues[inode] for inode in inodes if inode in queues]
 
 
