@@ -40,12 +40,11 @@ from itertools import count
 from types import FrameType
 from typing import NoReturn
 
-from setproctitle import setproctitle
-
 from models._pump import rehearse
 from models._scoreboard import DIAL, IDLE, WAITING, Slot
 from models._server import Server
 from models._stop import SEND_HOME, die_by, kill_all
+from models._title import set_title
 from tunnel.drain import Drain
 from tunnel.log import log
 
@@ -173,7 +172,7 @@ class Pool:
 
     def run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
-        setproctitle(f"tunnel: {self._name} master")
+        set_title(f"tunnel: {self._name} master")
         rehearse(self.server)
         gc.freeze()  # see fork.py
         if self.server.stop.requested:

@@ -26,7 +26,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
-from setproctitle import setproctitle
+from models._title import set_title
 
 FREE, IDLE, LOCK, ACCEPT, HANDSHAKE, DIAL, RELAY, DRAIN = range(8)
 STATES = (
@@ -222,7 +222,7 @@ class Slot:
         """From now on the owner is in `state`."""
         self._memory[self._state_at] = state
         if self._title and state in SHOWN:
-            setproctitle(f"{self._title} [{SHOWN[state]}]")
+            set_title(f"{self._title} [{SHOWN[state]}]")
         now = time.monotonic()
         TIMES.pack_into(self._memory, self._at + TIMES_AT, now, now)
 
