@@ -13,7 +13,8 @@ from importlib.util import find_spec, module_from_spec
 
 def part_in_c() -> Callable[[str], None]:
     package = find_spec("setproctitle")
-    found = PathFinder.find_spec("_setproctitle", package and package.submodule_search_locations)
+    assert package
+    found = PathFinder.find_spec("_setproctitle", package.submodule_search_locations)
     assert found
     assert found.loader
     module = module_from_spec(found)

@@ -1,4 +1,4 @@
-"""Prefork with a file lock: only the child that holds it is in accept.
+"""Prefork-fcntl: a file lock, and only the child that holds it is in accept.
 
                                +-- worker 1: in accept, holds the lock --+
     client ==> [ listener ] -> |  then serves, and lets the next one in  |

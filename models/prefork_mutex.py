@@ -1,4 +1,4 @@
-"""Prefork with a mutex in shared memory: only the child that holds it is in accept.
+"""Prefork-mutex: a mutex in shared memory, and only the child that holds it is in accept.
 
                                +-- worker 1: in accept, holds the mutex --+
     client ==> [ listener ] -> |  then serves, and lets the next one in   |

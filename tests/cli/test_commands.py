@@ -18,7 +18,7 @@ from tunnel.config import DEFAULTS
 from tunnel.keys import METHODS
 
 SERVERS = ["serve", "local", "forward"]
-COMMANDS = [*SERVERS, "models", "keygen", "completion"]
+COMMANDS = [*SERVERS, "models", "status", "keygen", "completion"]
 FLAGS = [
     *(
         "--model",
@@ -31,6 +31,7 @@ FLAGS = [
         "--timeout",
     ),
     *("--handshake-timeout", "--connect-timeout", "--grace", "--log-level", "--log-format"),
+    *("--max-requests", "--heartbeat", "--relay", "--log-file"),
 ]
 
 
@@ -58,7 +59,16 @@ def test_a_servers_help_names_every_flag_and_default(command: str) -> None:
     out = " ".join(tunnel(command, "--help").out.split())
     own = {"serve": ["--allow"], "local": ["--server"], "forward": ["--server", "--target"]}
     assert all(flag in out for flag in FLAGS + own[command])
-    for name in ("model", "method", "backlog", "timeout", "handshake_timeout", "connect_timeout", "grace"):
+    for name in (
+        "model",
+        "method",
+        "backlog",
+        "timeout",
+        "handshake_timeout",
+        "connect_timeout",
+        "grace",
+        "heartbeat",
+    ):
         shown = f"{DEFAULTS[name]:g}" if isinstance(DEFAULTS[name], float) else DEFAULTS[name]
         assert f"default: {shown}" in out
     assert ("127.0.0.1:8388" if command == "serve" else "127.0.0.1:1080") in out
@@ -147,7 +157,7 @@ def complete(*words: str) -> list[str]:
     [
         (("tunnel", "ser"), "serve"),
         (("tunnel", "serve", "--hand"), "--handshake-timeout"),
-        (("tunnel", "serve", "--model", "pre"), "prefork"),
+        (("tunnel", "serve", "--model", "prefork-re"), "prefork-reuseport"),
         (("tunnel", "local", "--method", "chacha"), "chacha20-ietf-poly1305"),
     ],
 )

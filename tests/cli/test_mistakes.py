@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import UNPRIVILEGED, Ended, needs_unprivileged, private, tunnel
+from models import MODELS
+from tests.cli.running import UNPRIVILEGED, Ended, Running, needs_unprivileged, private, tunnel
 
 PASSWORD = "s3cr3t-horse-battery"
 URI = "ss://YWVzLTI1Ni1nY206czNjcjN0@127.0.0.1:9"
@@ -38,7 +39,7 @@ USAGE = {
     "an unknown flag": (["serve", "--lissten", "127.0.0.1:0"], ["--lissten", "did you mean --listen?"]),
     "an unknown flag with =": (["serve", "--pasword-file=x"], ["did you mean --password-file?"]),
     "an abbreviated flag": (["serve", "--lis", "127.0.0.1:0"], ["--lis"]),
-    "another command's flag": (["serve", "--target", "h:1"], ["--target"]),
+    "another command's flag": (["local", "--target", "h:1"], ["--target"]),
     "a word too many": (["serve", "fork"], ["fork"]),
     "a flag without its value": (["serve", "--listen"], ["--listen", "expected one argument"]),
     "an unknown method": (["serve", "--method", "aes-256-gmc"], ["--method", "did you mean aes-256-gcm?"]),
@@ -205,6 +206,22 @@ def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         mistake(os.EX_UNAVAILABLE, place, "in use", words=["serve", "--listen", place])
+
+
+def test_a_port_that_another_server_of_the_same_user_shares_among_its_workers() -> None:
+    """SO_REUSEPORT would let it in, and each would get some of the other's clients."""
+    with Running("serve", "--model", "prefork-reuseport") as server:
+        place = f"127.0.0.1:{server.port}"
+        words = ["serve", "--model", "prefork-reuseport", "--listen", place]
+        mistake(os.EX_UNAVAILABLE, place, "in use", words=words)
+
+
+@pytest.mark.parametrize(
+    "model", [name for name, model in MODELS.items() if model.pool and not model.elastic]
+)
+def test_a_pool_of_one_size_that_should_grow(model: str) -> None:
+    words = ["serve", "--model", model, "--workers", "2:4"]
+    mistake(os.EX_CONFIG, "workers is 2:4", "expected N", model, words=words)
 
 
 def test_one_of_two_ports_in_use() -> None:

@@ -30,7 +30,7 @@ from tests.cli.running import (
     watchdog,
 )
 from tests.core import wire
-from tunnel import config, gather, start
+from tunnel import config, gather
 from tunnel.address import Address
 from tunnel.config import format_uri, parse_uri
 

@@ -1,0 +1,59 @@
+"""A pool's master that waits for descriptors as well as for signals.
+
+    signals, blocked -- let in while it waits --> handler: a list, and a byte in the wake-up descriptor
+                                                                           |
+    listeners, channels ---------------------------------------> [ poll ] <'  --> callbacks
+
+Rules: a signal is let in only within `wait`, so a callback is never interrupted and a fork never has one
+half taken. None is lost between the look at the list and the poll: its byte is there already.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from models._master import MASTER_SIGNALS, Pool
+from models._server import Server
+
+
+class WatchfulPool(Pool):
+    """`watch` says which descriptors, and what to call when they are readable."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._signals: deque[int] = deque()
+        self._poller = select.poll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self.watch(server.stop.fileno(), server.stop.clear_wakeup)
+        for number in MASTER_SIGNALS:
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        self._poller.register(fd, select.POLLIN)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Also for one that is not watched."""
+        if self._callbacks.pop(fd, None):
+            self._poller.unregister(fd)
+
+    def prepare(self) -> None:
+        """Called before each poll: the time to change what is watched."""
+
+    def wait(self, seconds: float) -> int | None:
+        # fig: wait for everything
+        until = time.monotonic() + seconds
+        while not self._signals and (left := until - time.monotonic()) > 0:
+            self.prepare()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
+            ready = self._poller.poll(left * 1000)
+            signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
+            for fd, _ in ready:
+                if callback := self._callbacks.get(fd):
+                    callback()
+        return self._signals.popleft() if self._signals else None
+        # end fig
