@@ -34,14 +34,18 @@ class Drain:
     def add(self, sock: socket.socket, deadline: float) -> None:
         """Drains a duplicate of `sock` until `deadline` (monotonic seconds); the caller closes its own.
 
-        Raises OSError if there is no descriptor for the duplicate.
+        Raises OSError if there is no descriptor for the duplicate, or no thread to drain in.
         """
         with self._lock:
             if len(self._sockets) >= CAPACITY:
                 return
             if self._in_thread and self._wake is None:
-                self._wake, woken = socket.socketpair()
-                _thread.start_new_thread(self._run, (woken,))
+                wake, woken = socket.socketpair()
+                try:
+                    _thread.start_new_thread(self._run, (woken,))
+                except RuntimeError as error:
+                    raise OSError(None, str(error)) from None
+                self._wake = wake
             mine = sock.dup()
             mine.setblocking(False)
             self._sockets[mine.fileno()] = (mine, deadline)
