@@ -33,7 +33,7 @@ def test_a_model_is_added_with_one_file_and_one_line(tmp_path: Path, end: str) -
     assert opening
     (models / "__init__.py").write_text(f"{before}{opening}        {line}\n{after}")
     # PYTHONSAFEPATH: not the working directory first, where the models without the new one are
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONSAFEPATH": "1"}
     with Rig(tmp_path, "prethread", end, environment=environment) as rig:
         rig.transfer()
         rig.tunnel.terminate()
