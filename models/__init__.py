@@ -7,12 +7,13 @@
 To add a model, write `models/NAME.py` with `serve(server)` and add its line to MODELS: the command
 line, the conformance tests and `compare` find it here.
 
-Rules: importing this imports no model; a server pays only for the one that it runs.
+Rules: importing this imports no model; a server pays only for the one that it runs. And nothing that
+is imported here is called as a model is: once `models.select` is loaded, `select` here means that.
 """
 
 from __future__ import annotations
 
-import select
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,7 +47,7 @@ class Model(NamedTuple):
         if self.needs is None:
             return None
         if self.needs == "epoll":
-            return None if hasattr(select, "epoll") else "epoll is Linux's own: run it there"
+            return None if sys.platform == "linux" else "epoll is Linux's own: run it there"
         if find_spec(self.needs):
             return None
         return f"{self.needs} is not installed: pip install 'unp-tunnel[loops]'"

@@ -1,9 +1,9 @@
 """Prethread: a pool of threads, and a lock around accept.
 
     +------------------------------ the only process ------------------------------+
-    |  main thread        thread 1: in accept, holds the lock                      |
-    |  starts them,       thread 2: blocked in the lock    ... one client each,    |
-    |  waits              thread N: blocked in the lock        both ways by poll   |
+    |  main thread   -->  thread 1: in accept, holds the lock                      |
+    |  starts them,  -->  thread 2: blocked in the lock    ... one client each,    |
+    |  waits         -->  thread N: blocked in the lock        both ways by poll   |
     +------------------------------------------------------------------------------+
 
 UNP 30.11. The pool of `prefork`, in one address space: a lock between threads is a few instructions,

@@ -1,4 +1,4 @@
-"""Prethread with a queue: the main thread accepts, a pool of threads serves.
+"""Prethread-queue: the main thread accepts, a pool of threads serves.
 
     +------------------------------ the only process ------------------------------+
     |  main thread                                   +--> thread 1: one client,    |

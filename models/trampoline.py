@@ -10,9 +10,9 @@
     +-----------------------------------------------------------------------------+
               names: a few helper threads, which wake poll through a descriptor
 
-David Beazley, "A Curious Course on Coroutines and Concurrency" (2009), where a task yields its system
-calls to a small operating system. There a scheduler keeps a stack for each task, and bounces between
-the generators that call one another, hence the name; `yield from` does that in the language now.
+Beazley, "A Curious Course on Coroutines and Concurrency" (2009), where a task yields its system calls
+to a small operating system. There a scheduler keeps a stack for each task, and bounces between the
+generators that call one another, hence the name; `yield from` does that in the language now.
 The wait below is UNP 6.10's poll.
 
 Differs from `poll`: the same system calls in the same order, but a client is a function with local

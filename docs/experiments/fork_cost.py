@@ -14,8 +14,15 @@ import sys
 
 FORKS = 300
 AEAD = "cryptography.hazmat.primitives.ciphers.aead"
-IMPORTS = ("", "socket", f"socket {AEAD}", f"socket {AEAD} argparse", f"socket {AEAD} threading")
-IMPORTS += (f"socket {AEAD} logging", f"socket {AEAD} asyncio")
+IMPORTS = (
+    "",
+    "socket",
+    f"socket {AEAD}",
+    f"socket {AEAD} argparse",
+    f"socket {AEAD} threading",
+    f"socket {AEAD} logging",
+    f"socket {AEAD} asyncio",
+)
 
 CHILD = """
 import gc, os, resource, sys
