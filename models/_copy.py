@@ -297,12 +297,11 @@ def copy_by_fork(link: Link) -> None:
     ours, theirs = socket.socketpair()
     result, tell = os.pipe()
     try:
-        parent = os.getpid()
         # fig: copy by fork
         pid = os.fork()
         if pid == 0:
             ours.close()
-            copy_in_child(pair, theirs, result, parent)
+            copy_in_child(pair, theirs, result)
         on_child()  # it may have ended before its pid was known
         pair.run(pair.upward, ours.close)
         os.write(tell, GOOD if not pair.failures else BAD)
@@ -324,8 +323,8 @@ def copy_by_fork(link: Link) -> None:
         raise pair.failures[0]
 
 
-def copy_in_child(pair: Pair, line: socket.socket, result: int, parent: int) -> NoReturn:
-    """The direction back, until it has ended or the parent has gone."""
+def copy_in_child(pair: Pair, line: socket.socket, result: int) -> NoReturn:
+    """The direction back, until it has ended or the parent has let go of its end of the line."""
     code = os.EX_SOFTWARE
     poller = select.poll()
     poller.register(result, select.POLLIN)
@@ -335,7 +334,7 @@ def copy_in_child(pair: Pair, line: socket.socket, result: int, parent: int) -> 
     try:
         fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)
-        if os.getppid() == parent:
+        if not has_hung_up(line):  # then there may have been no SIGIO
             pair.run(pair.downward, lambda: None)
         code = os.EX_OK
         for failure in pair.failures:
@@ -346,6 +345,13 @@ def copy_in_child(pair: Pair, line: socket.socket, result: int, parent: int) -> 
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def has_hung_up(line: socket.socket) -> bool:
+    """True once the other end has been closed."""
+    poller = select.poll()
+    poller.register(line, 0)  # POLLHUP is always reported
+    return bool(poller.poll(0))
 
 
 COPIES: dict[str, Callable[[Link], None]] = {

@@ -260,8 +260,11 @@ class Client:
             self._greet()
 
     def _greet(self) -> None:
-        """The header goes alone, unless it went with the first payload; then this is nothing."""
-        self.accepted.forward(lambda: self.session.up.buffer_updated(0))
+        """The header goes alone, unless it went with the first payload; then this is nothing.
+
+        Nor does anything follow a FIN: it took the header with it."""
+        if self.accepted.open and not self.accepted.ended:
+            self.accepted.forward(lambda: self.session.up.buffer_updated(0))
 
     async def _relay(self) -> None:
         if not await self._moving():

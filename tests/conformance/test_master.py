@@ -21,7 +21,7 @@ from tests.conformance.test_workers import server_of
 from tests.harness.rig import SERVE, Rig
 from tests.harness.stream import Stream, Task, exchange, pattern
 from tests.harness.targets import Target
-from tests.harness.tree import child_pids, holdings, is_alive, members, wait_until
+from tests.harness.tree import child_pids, holdings, is_alive, members, stop, wait_until
 from tests.harness.wire import Credentials
 
 pytestmark = [pytest.mark.ends(SERVE), pytest.mark.pools]
@@ -292,7 +292,7 @@ def test_loop_that_has_had_enough_is_replaced_before_its_last_client_leaves(make
 def test_stopped_worker_is_found_by_its_heartbeat(make_rig: MakeRig) -> None:
     rig = make_rig("--heartbeat", "2", workers=2)
     victim = child_pids(rig.pid)[0]
-    os.kill(victim, signal.SIGSTOP)
+    stop(victim)
     rig.tunnel.wait_for_lines(f"worker {victim} has given no sign of life for 2 s: killed", within=6.0)
     rig.tunnel.wait_for_lines(f"worker {victim} was killed by SIGKILL: it will be replaced")
     wait_until(lambda: len(child_pids(rig.pid)) == 2, 4.0, "it is replaced")
@@ -362,7 +362,7 @@ def test_killed_holder_of_the_accept_lock_lets_the_next_one_in(make_rig: MakeRig
 def test_stopped_holder_of_the_accept_lock_is_killed_and_the_next_one_let_in(make_rig: MakeRig) -> None:
     rig = make_rig("--heartbeat", "2", workers=4)
     holder = holder_of_lock(rig)
-    os.kill(holder, signal.SIGSTOP)
+    stop(holder)
     near = rig.near(first=b"waits")
     assert near.how_it_ends(1.0) == "open"
     assert rig.far().receive_exactly(5) == b"waits"
@@ -377,7 +377,7 @@ def test_stopped_waiter_for_the_accept_lock_keeps_nobody_out(make_rig: MakeRig) 
     rig = make_rig(workers=4)
     stopped = [pid for pid in child_pids(rig.pid) if pid != holder_of_lock(rig)][:2]
     for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     for _ in range(10):
         rig.transfer()
     for pid in stopped:
@@ -392,7 +392,7 @@ def test_stopped_waiter_for_the_accept_lock_keeps_nobody_out(make_rig: MakeRig) 
 def test_killed_child_loses_the_client_that_was_passed_to_it_and_no_other(make_rig: MakeRig) -> None:
     rig = make_rig(workers=3)
     victim = child_pids(rig.pid)[0]  # the oldest is chosen first
-    os.kill(victim, signal.SIGSTOP)
+    stop(victim)
     lost = rig.near(first=b"x")
     near, far = rig.open()
     assert lost.how_it_ends(0.3) == "open"
@@ -426,7 +426,7 @@ def test_master_holds_no_client_and_a_worker_no_listener(make_rig: MakeRig) -> N
 def test_clients_in_the_queue_of_a_dead_worker_wait_for_its_successor(make_rig: MakeRig) -> None:
     rig = make_rig(workers=3)
     victim = child_pids(rig.pid)[0]
-    os.kill(victim, signal.SIGSTOP)
+    stop(victim)
     clients = [rig.near(first=number.to_bytes(2, "big")) for number in range(20)]
     time.sleep(0.3)
     kill(rig, victim)

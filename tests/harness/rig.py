@@ -198,7 +198,7 @@ class Rig:
         def agrees() -> bool:
             nonlocal last
             before, last = last, holdings(self.pid)
-            return before == last and last.zombies == 0
+            return before == last and last.zombies == 0 and last.processes == 1 + self._workers
 
         wait_until(agrees, within, f"{self.model} does not come to rest")
         assert last is not None

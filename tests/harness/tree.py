@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -69,6 +71,12 @@ def most_descriptors(pid: int) -> int:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             most = max(most, process.num_fds())
     return most
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and waits until it has: kill returns while the process may still accept somebody."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, 5.0, f"{pid} has stopped")
 
 
 def cpu_seconds(pid: int) -> float:
