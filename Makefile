@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The tests mostly wait, for processes and sockets: several share a core well.
-PARALLEL ?= -n 4 --dist worksteal
+PARALLEL ?= -n 5 --dist worksteal
 SYSTEM_PACKAGES := shadowsocks-libev curl chromium
 
 .PHONY: help compare test test-slow lint system clean wheel

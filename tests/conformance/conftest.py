@@ -5,7 +5,8 @@
     rig       that model at that end, shared with other checks; is_healthy() follows each of them
     make_rig  a server of the check's own: its flags, its death
 
-`@pytest.mark.costly` spreads the ends over the models: `-m "slow or not slow"` runs all pairs.
+`@pytest.mark.costly` spreads the ends over the models, and so does every check for those in ACCEPT_ONLY:
+`-m "slow or not slow"` runs all pairs.
 `@pytest.mark.two_clients` leaves out, and says so, a model whose design has one client at a time.
 `@pytest.mark.pools` keeps to models with a pool of processes under our master, `@pytest.mark.elastic` to
 those whose pool grows with the load, `@pytest.mark.only` to those that it names.
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from models import MODELS
-from tests.harness.marks import SLOW, leave_out_slow
+from tests.harness.marks import ACCEPT_ONLY, SLOW, leave_out_slow
 from tests.harness.rig import LOCAL, SERVE, Rig
 
 MakeRig = Callable[..., Rig]
@@ -60,7 +61,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     pairs = []
     for place, name in enumerate(names):
         for end in ends:
-            left_out = "costly" in marks and end != ends[place % len(ends)]
+            spread = "costly" in marks or name in ACCEPT_ONLY
+            left_out = spread and end != ends[place % len(ends)]
             pairs.append(pytest.param(name, end, marks=[pytest.mark.slow] if left_out else []))
     metafunc.parametrize(("model", "end"), pairs, scope="session")
 
@@ -81,7 +83,9 @@ def pool_of(model: str, workers: int) -> list[str]:
 def children(model: str, workers: int) -> int:
     """How many processes that gives; a loop serves any number of clients, so some are as good as many."""
     chosen = MODELS[model]
-    return (min(workers, WORKERS) if chosen.family == "loop" else workers) if chosen.master else 0
+    if chosen.family == "loop":
+        return min(workers, WORKERS) if chosen.pool else 0
+    return workers if chosen.master else 0
 
 
 class Shared:

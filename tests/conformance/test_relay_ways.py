@@ -17,6 +17,7 @@ import pytest
 
 from models import MODELS
 from tests.conformance.conftest import pool_of
+from tests.harness.marks import ACCEPT_ONLY
 from tests.harness.rig import LOCAL, SERVE, Rig
 from tests.harness.stream import CHUNK, Sealed, Task, exchange, pattern, send_and_finish, sha256
 from tests.harness.tree import holdings, is_alive, members, memory, wait_until
@@ -24,8 +25,17 @@ from tests.harness.tree import holdings, is_alive, members, memory, wait_until
 MB = 1_000_000
 WORKERS = 3
 PAIRS = [(model.name, way) for model in MODELS.values() for way in model.copies if way != model.copy]
-EVERY_WAY = pytest.mark.parametrize(("name", "way"), PAIRS)
-FORKS = pytest.mark.parametrize(("name", "way"), [pair for pair in PAIRS if pair[1] == "fork"])
+
+
+def each_of(pairs: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    spread = [
+        pytest.param(*pair, marks=[pytest.mark.slow] if pair[0] in ACCEPT_ONLY else []) for pair in pairs
+    ]
+    return pytest.mark.parametrize(("name", "way"), spread)
+
+
+EVERY_WAY = each_of(PAIRS)
+FORKS = each_of([pair for pair in PAIRS if pair[1] == "fork"])
 MakeWay = Callable[..., Rig]
 
 

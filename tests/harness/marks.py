@@ -7,6 +7,16 @@ from __future__ import annotations
 
 import pytest
 
+# Each of these differs from a sibling in how it accepts, and relays with the same code: what is about
+# relaying runs for the sibling in `make test`, and for these too in `make test-slow`.
+ACCEPT_ONLY = (
+    "prefork-fcntl",
+    "prefork-mutex",
+    "prefork-fdpass",
+    "prefork-reuseport",
+    "prethread-queue",
+    "sigio",
+)
 SLOW = "slow: takes long; left out unless -m says otherwise"
 
 

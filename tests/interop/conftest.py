@@ -26,8 +26,9 @@ from tests.harness.wire import KEY_SIZES, Credentials
 from tests.interop.peers import PROGRAMS, Libev, require
 
 P = TypeVar("P", bound=Program)
+FRONTS = SS_LOCAL, SS_TUNNEL, LOCAL, FORWARD = "ss-local", "ss-tunnel", "local", "forward"
+CONTROL = "control"
 PASSWORD = "barfoo! and ünïcode"
-SS_LOCAL, SS_TUNNEL, LOCAL, FORWARD, CONTROL = "ss-local", "ss-tunnel", "local", "forward", "control"
 
 
 class Case(NamedTuple):
@@ -42,12 +43,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    *(
-        Case(model, method, front)
-        for model in MODELS
-        for method in KEY_SIZES
-        for front in (SS_LOCAL, SS_TUNNEL, LOCAL, FORWARD)
-    ),
+    *(Case(model, method, front) for model in MODELS for method in KEY_SIZES for front in FRONTS),
     Case("none", "aes-256-gcm", CONTROL),
 ]
 
@@ -121,8 +117,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", CASES, ids=str, scope="session")
+    """Each model meets each program by one method; `-m "slow or not slow"` runs all pairs of both."""
+    if "case" not in metafunc.fixturenames:
+        return
+    models, methods = list(MODELS), list(KEY_SIZES)
+    cases = []
+    for case in CASES:
+        quick = case.front == CONTROL or methods.index(case.method) == (
+            models.index(case.model) + FRONTS.index(case.front)
+        ) % len(methods)
+        cases.append(pytest.param(case, marks=[] if quick else [pytest.mark.slow]))
+    metafunc.parametrize("case", cases, ids=str, scope="session")
 
 
 @pytest.fixture(scope="session")
