@@ -152,7 +152,8 @@ class Client:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", self.name())
             await accepted.send(session.answer(error))
-            self.house.server.drain.add(accepted.socket, self.deadline)
+            if not accepted.closed():  # by an RST
+                self.house.server.drain.add(accepted.socket, self.deadline)
         except OSError as error:
             log.debug(f"left during the handshake: {describe(error)}", self.name())
         except asyncio.CancelledError:  # on_stop

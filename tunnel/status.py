@@ -79,6 +79,8 @@ def board_of(pid: str) -> Board | None:
         if NAME in target:
             try:
                 with open(f"/proc/{pid}/fd/{fd}", "rb") as file:
+                    if not os.fstat(file.fileno()).st_size:
+                        return None  # it is only just being made
                     memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             except OSError:
                 return None

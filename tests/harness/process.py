@@ -102,9 +102,14 @@ class Program:
         os.killpg(self.pid, number)
 
     def wait(self, within: float) -> int:
-        """The exit code, as subprocess gives it; fails if it does not come in time."""
+        """The exit code, as subprocess gives it; fails if it does not come in time.
+
+        By then the log is whole, unless a child has outlived it and could still write.
+        """
         try:
-            return self._process.wait(within)
+            code = self._process.wait(within)
+            self._reader.join(1)
+            return code
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {within:g} s:\n{self.log()}") from None
 

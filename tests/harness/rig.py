@@ -189,16 +189,16 @@ class Rig:
         full = self._workers
         wait_until(lambda: not full or len(child_pids(self.pid)) == full, 5.0, "the pool is full")
         self.transfer()
-        self.baseline = self.steady()
+        self.baseline = self.steady(processes=1 + self._workers)
 
-    def steady(self, within: float = 3.0) -> Holdings:
-        """What the tree holds, once two looks in a row agree."""
+    def steady(self, within: float = 3.0, processes: int | None = None) -> Holdings:
+        """What the tree holds, once two looks in a row agree, and there are as many `processes`."""
         last: Holdings | None = None
 
         def agrees() -> bool:
             nonlocal last
             before, last = last, holdings(self.pid)
-            return before == last and last.zombies == 0 and last.processes == 1 + self._workers
+            return before == last and last.zombies == 0 and processes in (None, last.processes)
 
         wait_until(agrees, within, f"{self.model} does not come to rest")
         assert last is not None
