@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from models import MODELS
 from tests.harness.rig import LOCAL, SERVE, Rig
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +39,17 @@ def test_a_model_is_added_with_one_file_and_one_line(tmp_path: Path, end: str) -
         rig.transfer()
         rig.tunnel.terminate()
         assert rig.tunnel.wait(10) == 0
+
+
+def test_the_page_of_models_is_about_all_of_them_and_its_tests_are_there() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    tree, table = page.partition("## Who blocks where")[::2]
+    assert [name for name in MODELS if not re.search(rf"(?<![\w-]){name}(?![\w-])", tree)] == []
+    assert [name for name in MODELS if f"`{name}`" not in table.partition("\n## ")[0]] == []
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert named
+    assert [name for name in named if f"def {name}(" not in tests] == []
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:
