@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 NAME = "unp-tunnel compare"
-MAJOR, MINOR = 1, 1  # 1.1: workers of a sample, rounds by scenario, what was left out
+MAJOR, MINOR = 1, 2
+# 1.1: workers of a sample, rounds by scenario, what was left out
+# 1.2: points of a scenario, service times, time series
 
 
 class SchemaError(Exception):
@@ -65,6 +67,9 @@ class Sample:
     notes: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     latency_us: list[tuple[int, int]] = field(default_factory=list)  # (microseconds, how often)
+    point: float | None = None  # where on the scenario's axis: a size, a rate, a number of connections
+    service_us: list[tuple[int, int]] = field(default_factory=list)  # from the real send, not the intended
+    series: list[tuple[float, float]] = field(default_factory=list)  # (seconds, value), along the load
     workers: list[Worker] = field(default_factory=list)  # of a pool, in the scoreboard's order
 
 
@@ -118,6 +123,8 @@ def load(text: str) -> Result:
         samples = [_make(Sample, values) for values in content["samples"]]
         for sample, values in zip(samples, content["samples"], strict=True):
             sample.latency_us = [(value, count) for value, count in sample.latency_us]
+            sample.service_us = [(value, count) for value, count in sample.service_us]
+            sample.series = [(at, value) for at, value in sample.series]
             sample.workers = [_make(Worker, worker) for worker in values.get("workers", ())]
         return Result(
             settings=_make(Settings, content["settings"]),

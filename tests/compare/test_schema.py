@@ -34,9 +34,10 @@ def made() -> Result:
         samples=[
             Sample("fork", "ping-pong", 1, 0.5, figures={"cpu": 0.25}, latency_us=[(90, 1000), (4000, 2)]),
             Sample("prefork", "children", 1, 1.0, workers=[Worker(3, 120, 3000), Worker(2, 80, 2000)]),
+            Sample("fork", "load", 1, 1.2, point=2000.0, service_us=[(80, 3)], series=[(0.1, 9.5)]),
             Sample("fork", "ping-pong", 2, 1.5, invalid="wrong byte up, at 7", notes=["é | <b>"]),
         ],
-        planned=4,
+        planned=5,
         elapsed=2.5,
         left_out={"uvloop": "not installed"},
     )
