@@ -105,6 +105,9 @@ def build_parser() -> Parser:
     )
     status.add_argument("--pid", metavar="PID", type=int, help="the server with this process")
     status.add_argument("--port", metavar="PORT", type=int, help="the server that listens on this port")
+    status.add_argument(
+        "--socket", metavar="HOST:PORT", type=one(field("listen")), help="the server that listens there"
+    )
     status.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
     status.add_argument("--json", action="store_true", help="as JSON, one object a line")
     keygen = commands.add_parser(

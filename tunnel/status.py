@@ -12,6 +12,8 @@ import argparse
 import json
 import mmap
 import os
+import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from models._scoreboard import MAGIC, NAME, STATES, Board, Entry, Totals
+from tunnel.address import Address
 
 EVERY = 1.0  # seconds, of --watch
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
@@ -27,8 +30,13 @@ LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 class Listener(NamedTuple):
     """A listening socket, and how many connections wait in its queue for accept."""
 
+    host: str
     port: int
     queue: int
+
+    @property
+    def place(self) -> Address:
+        return Address(self.host, self.port)
 
 
 class Found(NamedTuple):
@@ -45,7 +53,8 @@ def print_status(arguments: argparse.Namespace) -> int:
         servers = [server for server in find() if matches(server, arguments)]
         if not servers:
             print(
-                "tunnel status: no such server of yours runs: expected one of `tunnel serve`", file=sys.stderr
+                "tunnel status: no such server of yours is running (without options it shows all that are)",
+                file=sys.stderr,
             )
             return os.EX_UNAVAILABLE
         if arguments.watch and not arguments.json:
@@ -59,9 +68,11 @@ def print_status(arguments: argparse.Namespace) -> int:
 
 def matches(server: Found, arguments: argparse.Namespace) -> bool:
     pids = {server.pid, *(entry.pid for entry in server.board.entries())}
-    ports = {listener.port for listener in server.listeners}
-    return (arguments.pid is None or arguments.pid in pids) and (
-        arguments.port is None or arguments.port in ports
+    places = {listener.place for listener in server.listeners}
+    return (
+        (arguments.pid is None or arguments.pid in pids)
+        and (arguments.port is None or arguments.port in {place.port for place in places})
+        and (arguments.socket is None or arguments.socket in places)
     )
 
 
@@ -110,9 +121,16 @@ def accept_queues() -> dict[str, Listener]:
             continue
         for fields in map(str.split, lines):
             if fields[3] == LISTEN:
-                port, queue = fields[1].rpartition(":")[2], fields[4].partition(":")[2]
-                found[fields[9]] = Listener(int(port, 16), int(queue, 16))
+                host, _, port = fields[1].partition(":")
+                queue = fields[4].partition(":")[2]
+                found[fields[9]] = Listener(host_of(host), int(port, 16), int(queue, 16))
     return found
+
+
+def host_of(words: str) -> str:
+    """The literal of an address as /proc/net/tcp has it: 32-bit words, each in the machine's order."""
+    packed = struct.pack(f"!{len(words) // 8}I", *struct.unpack(f"={len(words) // 8}I", bytes.fromhex(words)))
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def listeners_of(pid: str, queues: dict[str, Listener]) -> list[Listener]:
@@ -168,10 +186,10 @@ def as_text(server: Found) -> str:
 
     totals, entries, connections, up, down = sums(server)
     now = time.monotonic()
-    queues: Counter[int] = Counter()  # by port; several listeners may share one
+    queues: Counter[Address] = Counter()  # several listeners may share a place
     for listener in server.listeners:
-        queues[listener.port] += listener.queue
-    places = ", ".join(f"port {port} ({queue} in the accept queue)" for port, queue in queues.items())
+        queues[listener.place] += listener.queue
+    places = ", ".join(f"{place} ({queue} in the accept queue)" for place, queue in queues.items())
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(totals.started))
     rows = [
         (
@@ -187,9 +205,11 @@ def as_text(server: Found) -> str:
         for entry in entries
     ]
     headers = ("slot", "pid", "tid", "state", "for s", "connections", "MB up", "MB down")
+    noun = "connection" if connections == 1 else "connections"
     return (
-        f"tunnel {totals.command}, model {totals.model}, pid {server.pid}, since {since}: {places}\n"
-        f"{connections} connections, {up / 1e6:.1f} MB up, {down / 1e6:.1f} MB down\n\n"
+        f"tunnel {totals.command}, model {totals.model}, pid {server.pid}, since {since}: "
+        f"{places or 'not listening'}\n"
+        f"{connections} {noun}, {up / 1e6:.1f} MB up, {down / 1e6:.1f} MB down\n\n"
         + tabulate(rows, headers, disable_numparse=True, colalign=("right",) * 3 + ("left",) + ("right",) * 4)
         + "\n"
     )

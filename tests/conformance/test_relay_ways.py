@@ -54,9 +54,11 @@ def start(name: str, way: str, tmp_path: Path) -> Iterator[MakeWay]:
     yield make
     for rig in made:
         print(rig.tunnel.log())  # shown with a failure
-        if rig.tunnel.running:
-            rig.is_healthy()
-        rig.close()
+        try:
+            if rig.tunnel.running:
+                rig.is_healthy()
+        finally:
+            rig.close()
 
 
 @EVERY_WAY

@@ -102,12 +102,14 @@ def test_every_worker_has_a_slot_that_says_what_it_does(make_rig: MakeRig) -> No
     assert not any(slot["leaving"] for slot in told["slots"])
 
 
-def test_server_is_found_by_any_of_its_processes_and_by_its_port(make_rig: MakeRig) -> None:
+def test_server_is_found_by_any_of_its_processes_its_port_and_its_socket(make_rig: MakeRig) -> None:
     rig = make_rig(workers=2)
     other = make_rig(workers=2)
     for pid in [rig.pid, *(child_pids(rig.pid) if MODELS[rig.model].master else [])]:
         assert json.loads(status("--json", "--pid", str(pid)).stdout)["pid"] == rig.pid
     assert json.loads(status("--json", "--port", str(rig.place.port)).stdout)["pid"] == rig.pid
+    assert json.loads(status("--json", "--socket", str(rig.place)).stdout)["pid"] == rig.pid
+    assert status("--socket", f"127.0.0.2:{rig.place.port}").returncode == os.EX_UNAVAILABLE
     everybody = [json.loads(line)["pid"] for line in status("--json").stdout.splitlines()]
     assert {rig.pid, other.pid} <= set(everybody)
     assert len(everybody) == len(set(everybody))
@@ -126,7 +128,7 @@ def test_depth_of_the_accept_queue_is_told(make_rig: MakeRig) -> None:
         "all that wait are counted",
     )
     text = status("--pid", str(rig.pid)).stdout
-    assert f"port {rig.place.port} (3 in the accept queue)" in text
+    assert f"{rig.place} (3 in the accept queue)" in text
     for process in family:
         process.resume()
     for sock in waiting:
@@ -144,7 +146,7 @@ def test_text_says_the_same_for_people(make_rig: MakeRig) -> None:
     assert told.returncode == 0
     first, second, *_ = told.stdout.splitlines()
     assert first.startswith(f"tunnel serve, model {rig.model}, pid {rig.pid}, since ")
-    assert second.startswith("1 connections, ")
+    assert second.startswith("1 connection, ")
     assert all(name in told.stdout for name in ("slot", "pid", "state", "connections", "MB up", "MB down"))
 
 
