@@ -93,8 +93,8 @@ class Taker(NamedTuple):
     def burst(self, row: Row) -> float:
         """CPU microseconds of a request, when as many come together as there are connections."""
         with self._start(row) as server:
-            order = {"port": server.port, "target": self.bench.target_port}
-            endpoint = Endpoint({**order, "method": DEFAULT_METHOD, "password": PASSWORD})
+            place = {"port": server.port, "target": self.bench.target_port}
+            endpoint = Endpoint({**place, "method": DEFAULT_METHOD, "password": PASSWORD})
             connections = [Connection(endpoint) for _ in range(BURST)]
             bursts = WARM_BURSTS + max(1, int(50 * self.seconds))
             for number in range(bursts):
@@ -112,8 +112,8 @@ class Taker(NamedTuple):
     def idle(self, row: Row) -> float:
         """Kilobytes of the server's own memory for each open connection."""
         with self._start(row) as server:
-            order = {"port": server.port, "target": self.bench.target_port}
-            self.bench.order("open", **order, method=DEFAULT_METHOD, password=PASSWORD)
+            port, target = server.port, self.bench.target_port
+            self.bench.order("open", port=port, target=target, method=DEFAULT_METHOD, password=PASSWORD)
             before = tree.pss(server.pid)
             self.bench.order("hold", count=IDLE)
             tree.settle(self.interrupt, server.pid)
@@ -185,7 +185,8 @@ def show(names: list[str], scenarios: list[str], figures: dict[tuple[str, str], 
     """A table of ratios, and below it what they are ratios to."""
     packages = ("gevent", "uring-api", "uvloop", "cryptography")
     known = [f"{name} {version(name)}" for name in packages if find_spec(name.replace("-", "_"))]
-    print(f"Python {platform.python_version()}, Linux {platform.release().partition('-')[0]}, {', '.join(known)}")
+    linux = platform.release().partition("-")[0]
+    print(f"Python {platform.python_version()}, Linux {linux}, {', '.join(known)}")
     rows = [[name, *(ratio(figures, name, scenario) for scenario in scenarios)] for name in names]
     medians = [f"{estimate(figures[BASE, one]).value:.3g} {SCENARIOS[one].unit}" for one in scenarios]
     print(tabulate([*rows, [f"{BASE} itself", *medians]], ["server", *scenarios], "github"))

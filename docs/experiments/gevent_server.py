@@ -11,11 +11,12 @@
 This is models/_tasks.py with its generators gone. A task there yields what it waits for, and each
 function on the way to that yield says `yield from`; here `wait` is an ordinary call that returns later.
 
-Left out: the book's services, and SIGHUP's new deadlines.
+Left out: the new deadlines of SIGHUP.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -27,6 +28,7 @@ from gevent.socket import wait
 from models._deadlines import Clock, Deadlines
 from models._direction import Direction, abort
 from models._loop import TICK
+from models._resolver import addresses_of
 from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from models._tasks import send_now
@@ -36,6 +38,7 @@ from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
 READ, WRITE = 1, 2  # EV_READ, EV_WRITE
+TIMED_OUT = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 class Waits:
@@ -81,8 +84,9 @@ class Client:
         session, accepted, handshake = self.session, self.accepted, self.service.timeouts.handshake
         deadline = time.monotonic() + handshake
         talk = Direction(session.opening, accepted, accepted, self.house.slot.count_up)
+        waiting = self.house.handshakes if session.dials else self.house.talks
         self.house.openings.add(self)
-        self.house.handshakes.set(self)
+        waiting.set(self)
         try:
             while session.target is None or talk.pending:
                 if talk.pending:
@@ -94,6 +98,8 @@ class Client:
                     talk.read()
                 if not talk.open:
                     return None
+                if not session.dials:
+                    waiting.set(self)
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
@@ -107,21 +113,23 @@ class Client:
             return None
         finally:
             self.house.openings.discard(self)
-            self.house.handshakes.cancel(self)
+            waiting.cancel(self)
         return session.target
 
     def dial(self, target: Address) -> bool:
         dial, failure = self.service.dial, OSError()
         try:
             if dial.literal(target):
-                addresses = dial.addresses(target)
+                found = addresses_of(dial, target)
             else:
-                addresses = gevent.get_hub().threadpool.apply(dial.addresses, (target,))
-            for address in addresses:
+                found = gevent.get_hub().threadpool.apply(addresses_of, (dial, target))
+            if isinstance(found, OSError):
+                raise found
+            for address in found:
                 try:
                     self.dialled = dial.start(address)
                     self.dialled_waits = Waits(self.dialled)
-                    wait(self.dialled_waits.writable, dial.timeout, TimeoutError("timed out"))
+                    wait(self.dialled_waits.writable, dial.timeout, TIMED_OUT)
                     if not (code := self.dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
                         return True
                     failure = OSError(code, os.strerror(code))
@@ -171,13 +179,18 @@ class Client:
         assert self.up_to_now is not None
         before, self.moves = self.moves, sum(direction.moves for direction in self.up_to_now)
         if before == self.moves:
-            error = TimeoutError(f"nothing moved for {self.service.timeouts.idle:g} s")
-            self.greenlet.kill(error, block=False)
+            self.greenlet.kill(self.silence(), block=False)
         else:
             self.house.idle.set(self)
 
     def on_handshake_expired(self) -> None:
         self.greenlet.kill(TimeoutError("no whole request in time"), block=False)
+
+    def on_talk_expired(self) -> None:
+        self.greenlet.kill(self.silence(), block=False)
+
+    def silence(self) -> TimeoutError:
+        return TimeoutError(f"nothing moved for {self.service.timeouts.idle:g} s")
 
     def cut(self, error: Exception) -> None:
         """Ends both connections so that neither side can take what it got for a whole."""
@@ -234,15 +247,18 @@ class House:
         self.clock = Clock()
         timeouts = server.service.timeouts
         self.handshakes = Deadlines(self.clock, timeouts.handshake, Client.on_handshake_expired)
+        self.talks = Deadlines(self.clock, timeouts.idle, Client.on_talk_expired)
         self.idle = Deadlines(self.clock, timeouts.idle, Client.on_idle)
+        self.pause = min(TICK, *(length / 4 for length in timeouts))  # nobody tells of a new deadline
+        self.doors: list[gevent.Greenlet] = []
         self.empty = Event()
 
     def run(self) -> None:
         self.slot.enter(ACCEPT)
         gevent.spawn(self.hear_signals)
         gevent.spawn(self.keep_time)
-        doors = [gevent.spawn(self.accept, listener.dup()) for listener in self.server.listeners]
-        gevent.joinall(doors)
+        self.doors = [gevent.spawn(self.accept, listener.dup()) for listener in self.server.listeners]
+        gevent.joinall(self.doors)
         while self.clients:
             self.empty.clear()
             self.empty.wait()
@@ -250,26 +266,29 @@ class House:
     def accept(self, listener: socket.socket) -> None:
         listener.setblocking(False)
         waits = Waits(listener)
-        while not self.server.stop.requested:
-            try:
-                accepted, _ = listener.accept()
-            except BlockingIOError:
-                try:
-                    wait(waits.readable, TICK)  # a stop is seen within this time
-                except TimeoutError:
-                    continue
-            except OSError as error:
-                self.server.accept.survive(error)
-                if error.errno in OUT_OF_RESOURCES:
-                    gevent.sleep(RESOURCE_PAUSE)
-            else:
-                accepted.setblocking(False)
-                self.server.accept.taken()
-                self.slot.accepted()
-                self.slot.enter(RELAY)
-                self.clients.add(Client(self, accepted))
-        waits.close()
-        listener.close()
+        try:
+            while not self.server.stop.requested:
+                wait(waits.readable)
+                self.accept_one(listener)
+        finally:
+            waits.close()
+            listener.close()
+
+    def accept_one(self, listener: socket.socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except BlockingIOError:  # the client may have left (UNP 16.6)
+            return
+        except OSError as error:
+            self.server.accept.survive(error)
+            if error.errno in OUT_OF_RESOURCES:
+                gevent.sleep(RESOURCE_PAUSE)
+            return
+        accepted.setblocking(False)
+        self.server.accept.taken()
+        self.slot.accepted()
+        self.slot.enter(RELAY)
+        self.clients.add(Client(self, accepted))
 
     def hear_signals(self) -> None:
         """Python's handlers run in between its instructions, so somebody must be woken (signal(7))."""
@@ -279,13 +298,15 @@ class House:
             while True:
                 wait(waits.readable)
                 stop.clear_wakeup()
+                if stop.requested:
+                    gevent.killall(self.doors, block=False)
                 if stop.impatient:
                     for client in list(self.openings):
                         client.greenlet.kill(block=False)
 
     def keep_time(self) -> None:
         while True:
-            gevent.sleep(min(TICK, self.clock.seconds_left()))
+            gevent.sleep(min(self.pause, self.clock.seconds_left()))
             self.clock.run()
             self.slot.beat()
 

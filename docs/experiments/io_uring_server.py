@@ -16,11 +16,11 @@ and waits until it has been done: a proactor. What follows from that:
     a buffer belongs to the kernel from the start of a recv to its end, so each direction of an idle
     connection would own one. With `shared`, small reads take one of a few buffers that all
     connections share, once there is something to put into it (IOSQE_BUFFER_SELECT)
-    an operation holds its own reference to the connection: closing the descriptor neither ends it nor
-    sends the FIN. Whoever closes must cancel first, and wait for the cancelled one to come back
+    an operation holds its own reference to the socket: closing the descriptor neither ends it, nor sends
+    the FIN, nor frees the port, not even at exit. Whoever closes cancels first, and waits for the end
     sockets must be blocking ones: with O_NONBLOCK an operation fails with EAGAIN instead of waiting
 
-Left out: the book's services, and SIGHUP's new deadlines.
+Left out: the new deadlines of SIGHUP.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from typing import TypeVar
 import uring_api
 from uring_api import Completion
 
+from models._copy import is_dead
 from models._deadlines import Clock, Deadlines
 from models._direction import abort
 from models._loop import TICK
@@ -79,11 +80,12 @@ class House:
         self.ring = uring_api.Ring(ENTRIES, FLAGS)
         self.buffers = self.ring.create_buf_group(SIZES[0], SHARED) if shared else None
         self.clients: set[Client] = set()
-        self.doors: list[Task] = []
+        self.doors: set[Task] = set()
         self.clock = Clock()
         timeouts = server.service.timeouts
         self.handshakes = Deadlines(self.clock, timeouts.handshake, Client.on_handshake_expired)
         self.connects = Deadlines(self.clock, server.service.dial.timeout, Client.on_connect_expired)
+        self.talks = Deadlines(self.clock, timeouts.idle, Client.on_talk_expired)
         self.idle = Deadlines(self.clock, timeouts.idle, Client.on_idle)
         self.ticks: Deadlines[House] = Deadlines(self.clock, TICK, House.tick)
         self.resolver = Resolver(server, self.watch)
@@ -91,16 +93,15 @@ class House:
     def run(self) -> None:
         self.slot.enter(ACCEPT)
         self.watch(self.server.stop.fileno(), self.on_signal)
-        self.doors = [self.spawn(self.accept(listener.dup())) for listener in self.server.listeners]
+        self.doors = {self.spawn(self.accept(listener.dup())) for listener in self.server.listeners}
         self.tick()
-        while self.clients or not self.server.stop.requested:
+        while self.clients or self.doors:
             try:
                 completions = self.ring.wait(self.clock.seconds_left())
             except InterruptedError:
                 completions = None
             for completion in completions or ():
-                task: Task = completion.take_user_data()  # type: ignore[assignment]
-                self.step(task, completion)
+                self.step(completion.take_user_data(), completion)
             self.clock.run()
 
     def spawn(self, code: Code[None]) -> Task:
@@ -112,7 +113,7 @@ class House:
         """Runs a task until it yields its next operation. None is submitted before all have run."""
         task.operation = None
         try:
-            operation = task.code.send(came)  # type: ignore[arg-type]  # None: its first step
+            operation = next(task.code) if came is None else task.code.send(came)
         except StopIteration:
             return
         operation.user_data = task
@@ -164,7 +165,8 @@ class House:
                 elif fd != -errno.ECANCELED:
                     self.server.accept.survive(OSError(-fd, os.strerror(-fd)))
                     if -fd in OUT_OF_RESOURCES:
-                        yield self.readable(self.ring.fd, RESOURCE_PAUSE)  # in vain: to let time pass
+                        yield self.readable(self.server.stop.fileno(), RESOURCE_PAUSE)
+        self.doors = {door for door in self.doors if door.operation is not None}  # without this one
 
     def leave(self, client: Client) -> None:
         self.clients.discard(client)
@@ -184,6 +186,7 @@ class Client:
         self.tasks: list[Task] = []
         self.running = 0
         self.failure: Exception | None = None  # why operations are cancelled, or have failed
+        self.sending: set[int] = set()  # descriptors
         self.broken = False  # a destination has gone, with bytes undelivered
         self.moves = self.moves_before = 0  # what the idle time looks at
         house.clients.add(self)
@@ -218,18 +221,19 @@ class Client:
         self.moves += 1
         if self.failure is not None:
             raise self.failure
-        if came.res < 0:
-            raise OSError(-came.res, os.strerror(-came.res))
-        return came.res
+        result: int = came.res
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
 
     # --- request, dial ---
 
     def open(self) -> Code[None]:
         deadline = time.monotonic() + self.house.handshakes.length
         session, accepted = self.session, self.accepted
+        waiting = self.house.handshakes if session.dials else self.house.talks
         try:
-            self.house.handshakes.set(self)
-            yield from self.request()
+            yield from self.request(waiting)
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
@@ -240,7 +244,7 @@ class Client:
             self.failure = None
             return
         finally:
-            self.house.handshakes.cancel(self)
+            waiting.cancel(self)
         if (target := session.target) is None:
             return
         try:
@@ -252,14 +256,17 @@ class Client:
         else:
             yield from self.relay(self.dialled)
 
-    def request(self) -> Code[None]:
-        opening, fd = self.session.opening, self.accepted.fileno()
-        while self.session.target is None:
+    def request(self, waiting: Deadlines[Client]) -> Code[None]:
+        session, opening, fd = self.session, self.session.opening, self.accepted.fileno()
+        waiting.set(self)
+        while session.target is None:
             n = yield from self.receive(fd, opening)
             self.house.slot.count_up(n)
             yield from self.send(fd, opening.buffer_updated(n) if n else opening.eof())
             if not n:
                 return
+            if not session.dials:
+                waiting.set(self)
 
     def dial(self, target: Address) -> Code[socket.socket]:
         """Raises OSError: of the last address tried, or DestinationDenied."""
@@ -326,7 +333,10 @@ class Client:
             if not (yield from self.send(writing, flow.buffer_updated(n))):
                 return
             flow.release()
-        if (yield from self.send(writing, flow.eof())):
+        # An RST is told to one operation only. If that was the send, a recv sees what looks like an end.
+        if self.broken or (reading in self.sending and is_dead(source)):
+            self.broken = True
+        elif (yield from self.send(writing, flow.eof())):
             try:
                 destination.shutdown(socket.SHUT_WR)
             except OSError:  # it has gone by itself (ENOTCONN); its own direction says how
@@ -343,15 +353,16 @@ class Client:
             return self.checked((yield ring.construct_recv(fd, flow.get_buffer())))
         n = self.checked(came)
         if n:
-            view: uring_api.BufView = came.result  # type: ignore[assignment]
-            flow.get_buffer()[:n] = memoryview(view)  # type: ignore[arg-type]
-            view.close()
+            flow.get_buffer()[:n] = memoryview(came.result)
+            came.result.close()
         return n
 
     def send(self, fd: int, view: memoryview | bytes) -> Code[bool]:
         """False if the destination has gone. What it sent before is still read, by the other direction."""
         while view:
+            self.sending.add(fd)
             came = yield self.house.ring.construct_send(fd, view)
+            self.sending.discard(fd)
             if -came.res in GONE and self.failure is None:
                 self.broken = True
                 return False
@@ -362,6 +373,9 @@ class Client:
 
     def on_handshake_expired(self) -> None:
         self.fail(TimeoutError(f"no whole request within {self.house.handshakes.length:g} s"))
+
+    def on_talk_expired(self) -> None:
+        self.fail(TimeoutError(f"nothing moved for {self.house.talks.length:g} s"))
 
     def on_connect_expired(self) -> None:
         self.fail(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
