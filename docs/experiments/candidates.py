@@ -1,4 +1,4 @@
-"""Do `gevent` and `io_uring` earn a place among the models? Both beside five that have one.
+"""Do `gevent` and `io_uring` earn a place among the models? Both beside six that have one.
 
     python docs/experiments/candidates.py [--rounds N] [--seconds S] [--only ROW,ROW] [SCENARIO ...]
 
@@ -35,7 +35,7 @@ import tunnel.cli
 from compare import sample, servers, tree
 from compare.analysis import METRICS
 from compare.bench import Bench, LoadFailed
-from compare.interrupt import Interrupt
+from compare.interrupt import Interrupt, Interrupted
 from compare.load import PING_DOWN, PING_UP, Connection, Endpoint
 from compare.plan import Planned
 from compare.schema import Settings
@@ -45,7 +45,7 @@ from models import Model
 from tunnel.keys import DEFAULT_METHOD
 
 BASE = "epoll"
-BESIDE = ("thread", "poll", BASE, "asyncio", "uvloop")
+BESIDE = ("thread", "poll", BASE, "trampoline", "asyncio", "uvloop")
 BURST, IDLE = 100, 1000  # connections
 WARM_BURSTS = 5
 AS_TUNNEL = "tunnel"  # first argument of this program when it is a server
@@ -177,6 +177,8 @@ def main() -> None:
                         value = SCENARIOS[scenario].take(taker, ROWS[name])
                     except (LoadFailed, ServerFailed) as failure:
                         sys.exit(f"candidates: {name}, {scenario}: {failure}")
+                    except Interrupted:
+                        sys.exit("candidates: interrupted")
                     figures.setdefault((name, scenario), []).append(value)
     show(names, scenarios, figures)
 

@@ -358,10 +358,19 @@ class Client:
         return n
 
     def send(self, fd: int, view: memoryview | bytes) -> Code[bool]:
-        """False if the destination has gone. What it sent before is still read, by the other direction."""
+        """False if the destination has gone. What it sent before is still read, by the other direction.
+
+        A send that may wait is handed to a worker thread of the kernel's when the reader stalls, and that
+        thread stays. So none waits here but the poll.
+        """
+        ring = self.house.ring
         while view:
             self.sending.add(fd)
-            came = yield self.house.ring.construct_send(fd, view)
+            came = yield ring.construct_send(fd, view, socket.MSG_DONTWAIT)
+            if came.res == -errno.EAGAIN:
+                came = yield ring.construct_poll(fd, select.POLLOUT)
+                if came.res >= 0:
+                    continue
             self.sending.discard(fd)
             if -came.res in GONE and self.failure is None:
                 self.broken = True
