@@ -2,8 +2,8 @@
 
     +------------------------------- the only thread -------------------------------+
     |   task (a generator) -- yields an operation --> submission queue -.           |
-    |     ^                                                  io_uring_enter: one    |
-    |     |                                                  call for all of them   |
+    |     ^                                                  io_uring_enter: for    |
+    |     |                                                  all that have come     |
     |     `------- its result <-- Completion <-- completion queue <----'            |
     +-------------------------------------------------------------------------------+
               names: a few helper threads, which wake the ring through an eventfd
