@@ -84,7 +84,9 @@ def rehearse(server: Server) -> None:
             for end, words in ((client, service.rehearsal.client), (target, service.rehearsal.target)):
                 end.sendall(words)
                 end.shutdown(socket.SHUT_WR)
-            stage.service = service._replace(dial=Dialled(dialled), copy=service.copy or "poll")
+            stage.service = service._replace(
+                new_session=service.rehearsal.session, dial=Dialled(dialled), copy=service.copy or "poll"
+            )
             serve_client(stage, slot, accepted)
     server.scoreboard.forget(slot)
 

@@ -57,6 +57,7 @@ class Rehearsal(NamedTuple):
 
     client: bytes  # accepted side: an opening
     target: bytes  # dialled side: a short reply
+    session: Callable[[], Session]  # as `Service.new_session`, except that it may be told the same twice
 
 
 class Service(NamedTuple):

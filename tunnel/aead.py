@@ -22,6 +22,7 @@ Rules:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 
@@ -41,11 +42,15 @@ class Sealer(Flow):
     header of a client. The salt leaves with the first bytes that have something to say.
     """
 
-    __slots__ = ("_cipher", "_counter", "_secret")
+    __slots__ = ("_cipher", "_counter", "_remember", "_secret")
 
-    def __init__(self, secret: Secret, head: bytes = b"") -> None:
+    def __init__(
+        self, secret: Secret, head: bytes = b"", remember: Callable[[bytes], object] | None = None
+    ) -> None:
+        """`remember` is told the salt."""
         super().__init__()
         self._secret = secret
+        self._remember = remember
         self._cipher: Aead | None = None
         self._counter = 0
         self.prepend(head)
@@ -71,6 +76,8 @@ class Sealer(Flow):
             made = self._secret.method.salt_size
             out[:made] = salt = os.urandom(made)
             cipher = self._cipher = self._secret.cipher(salt)
+            if self._remember is not None:
+                self._remember(salt)
         encrypt, counter = cipher.encrypt_into, self._counter
         for start in range(0, total, MAX_PAYLOAD):
             size = min(MAX_PAYLOAD, total - start)
@@ -97,7 +104,7 @@ class Sealer(Flow):
 class Opener(Flow):
     """Salt and records in, plaintext out."""
 
-    __slots__ = ("_cipher", "_counter", "_error", "_held", "_length", "_length_view", "_secret")
+    __slots__ = ("_cipher", "_counter", "_error", "_held", "_length", "_length_view", "_secret", "salt")
 
     def __init__(self, secret: Secret) -> None:
         super().__init__()
@@ -108,6 +115,7 @@ class Opener(Flow):
         self._length_view = bytearray(2)
         self._error: ProtocolError | None = None
         self._held = EMPTY
+        self.salt = b""  # once it has come
 
     def hold(self, plain: memoryview) -> None:
         """Gives back plaintext that was taken too early; `buffer_updated(0)` returns it again."""
@@ -127,7 +135,8 @@ class Opener(Flow):
             if end < start:
                 self._filled = end
                 return EMPTY
-            cipher = self._cipher = self._secret.cipher(sealed[:start])
+            self.salt = bytes(sealed[:start])
+            cipher = self._cipher = self._secret.cipher(self.salt)
         try:
             start, made = self._open(cipher, sealed, start, end)
         except ProtocolError as error:

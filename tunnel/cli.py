@@ -166,6 +166,11 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             type=one(field("allow")),
             help="open a private range to users of a listener that others can reach; may be repeated",
         )
+        place.add_argument(
+            "--replay-file",
+            metavar="FILE",
+            help="remember there which streams were seen, over a restart (default: in memory)",
+        )
     else:
         place.add_argument(
             "--server",

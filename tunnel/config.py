@@ -164,6 +164,7 @@ FIELDS: Mapping[str, Field] = {
     "heartbeat": Field(number(2, 1e6, whole=False), "a number of seconds from 2"),  # they beat once a second
     "relay": one_of("poll", "threads", "fork"),
     "service": one_of(*SERVICES),
+    "replay_file": Field(text, "a file's path"),
     "log_file": Field(text, "a file's path"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,

@@ -3,6 +3,7 @@
     TunnelError
     |-- ProtocolError     the peer's bytes are not the protocol: drain or reset, never trust
     |   |-- RecordError       a record did not authenticate, or its length is impossible
+    |   |-- Replayed          a stream that was sent before
     |   |-- Truncated         the peer stopped inside a record, a salt or a header
     |   `-- HandshakeError    SOCKS or address bytes that cannot be meant
     |-- ModelMissing    a server model that this system cannot run: exit code 69 (EX_UNAVAILABLE)
@@ -24,6 +25,10 @@ class ProtocolError(TunnelError):
 
 class RecordError(ProtocolError):
     """A record failed to authenticate (wrong tag) or carries an impossible length."""
+
+
+class Replayed(ProtocolError):
+    """A whole request that somebody has recorded and sends again."""
 
 
 class Truncated(ProtocolError):

@@ -29,6 +29,7 @@ class Left(NamedTuple):
     """What the old program leaves to the new one."""
 
     listeners: Mapping[str, Sequence[int]]  # the place as text: its descriptors
+    salts: int | None  # the descriptor of what was seen, see replay.py
     uri: str | None
     password: str | None
 
@@ -56,6 +57,8 @@ def hand_over(left: Left, on_complete: Callable[[], None]) -> None:
         mine.sendall(json.dumps(left).encode())
         mine.shutdown(socket.SHUT_WR)
         keep = [theirs.fileno(), *(fd for fds in left.listeners.values() for fd in fds)]
+        if left.salts is not None:
+            keep.append(left.salts)
         try:
             pid = os.posix_spawn(
                 sys.executable,

@@ -30,9 +30,11 @@ The 2022 edition's records and a relay without encryption are other Flows behind
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tunnel.address import Address, pack, unpack
 from tunnel.aead import Opener, Sealer
-from tunnel.errors import HandshakeError, Truncated
+from tunnel.errors import HandshakeError, ProtocolError, Replayed, Truncated
 from tunnel.flow import EMPTY, Flow, Opening
 from tunnel.keys import Secret
 from tunnel.socks import SUCCEEDED, SocksError, SocksOpening, reply, reply_to
@@ -68,24 +70,35 @@ class Session:
 
 
 class Request(Opening):
-    """The opening of a sealed stream: opens `up`'s records until the address header is whole."""
+    """The opening of a sealed stream: opens `up`'s records until the address header is whole.
 
-    __slots__ = ("_error", "_head", "_up")
+    The salt is asked about, and remembered, once the first payload has authenticated: who does not
+    have the key cannot fill the memory, nor learn what is in it.
+    """
 
-    def __init__(self, up: Opener) -> None:
+    __slots__ = ("_asked", "_error", "_fresh", "_head", "_up")
+
+    def __init__(self, up: Opener, fresh: Callable[[bytes], bool] | None = None) -> None:
         super().__init__()
         self._up = up
+        self._fresh = fresh
+        self._asked = False
         self._head = b""
-        self._error: HandshakeError | None = None
+        self._error: ProtocolError | None = None
 
     def get_buffer(self) -> memoryview:
         return self._up.get_buffer()
 
     def buffer_updated(self, n: int) -> memoryview:
-        """Sets the target. Raises RecordError, or HandshakeError for a bad address."""
+        """Sets the target. Raises RecordError, Replayed, or HandshakeError for a bad address."""
         if self._error:
             raise self._error
         plain = self._up.buffer_updated(n)
+        if plain and not self._asked:
+            self._asked = True
+            if self._fresh and not self._fresh(self._up.salt):
+                self._error = Replayed("salt has been seen before")
+                raise self._error
         if self._head:
             plain = memoryview(self._head + plain)
         try:
@@ -111,14 +124,18 @@ class Request(Opening):
 
 
 class ServerSession(Session):
-    """Opens the accepted side's records and dials where they say: `tunnel serve`."""
+    """Opens the accepted side's records and dials where they say: `tunnel serve`.
+
+    `fresh(salt)` remembers a salt and says whether it is new (tunnel/replay.py). Our own salts are
+    remembered too, or what this server has said could be sent to it as a request.
+    """
 
     __slots__ = ()
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, secret: Secret, fresh: Callable[[bytes], bool] | None = None) -> None:
         self.up = up = Opener(secret)
-        self.opening = Request(up)
-        self.down = Sealer(secret)
+        self.opening = Request(up, fresh)
+        self.down = Sealer(secret, remember=fresh)
 
 
 class ForwardSession(Session):

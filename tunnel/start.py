@@ -37,6 +37,7 @@ from tunnel.gather import Gatherer, listen_places, server_places, service_of
 from tunnel.keys import Secret
 from tunnel.listen import bound_address, listen, on_loopback
 from tunnel.log import log
+from tunnel.replay import SaltMemory
 from tunnel.session import ForwardSession, ServerSession, Session, SocksSession
 
 
@@ -46,6 +47,7 @@ class Start:
     def __init__(self, command: str, arguments: argparse.Namespace) -> None:
         self._command = command
         self._gatherer = Gatherer(command, arguments)
+        self._salts: SaltMemory | None = None  # as long as the server, and its successors by SIGUSR2
 
     def run(self) -> None:
         """Runs until told to stop. Raises ConfigError or OSError before the first accept."""
@@ -55,6 +57,8 @@ class Start:
 
             handover = Handover()
             self._gatherer.uri, self._gatherer.password = handover.left.uri, handover.left.password
+            if handover.left.salts is not None:
+                self._salts = SaltMemory(fd=handover.left.salts)
         values, warnings = self._gatherer.read()
         self._model = model = MODELS[values["model"]]
         self._log(values, warnings)
@@ -109,7 +113,8 @@ class Start:
             str(place): [listener.fileno() for listener in here]
             for place, here in zip(self._places, self._listeners, strict=True)
         }
-        left = Left(listeners, self._gatherer.uri, self._gatherer.password)
+        salts = None if self._salts is None else self._salts.fileno()
+        left = Left(listeners, salts, self._gatherer.uri, self._gatherer.password)
         hand_over(left, self._server.stop.hand_over)
 
     def _log(self, values: Values, warnings: Sequence[str]) -> None:
@@ -142,12 +147,14 @@ class Start:
             raise ConfigError(f"relay {way} does not go with model {model.name}: expected {expected}")
         if name == TUNNEL:
             secret = config.secret_of(values, self._gatherer.path or "command line")
-            new_session, words = session_factory(command, secret, values), rehearsal(command, secret)
+            new_session = self._session_factory(secret, values)
+            words = self._rehearsal(secret, new_session)
             allows = judge(command, listeners, values)
         else:
             from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
 
-            new_session, words = service_factory(name, values.get("target")), Rehearsal(*REHEARSAL)
+            new_session = service_factory(name, values.get("target"))
+            words = Rehearsal(*REHEARSAL, new_session)
             allows = None  # the one target is the choice of whoever started the server
         return Service(
             new_session=new_session,
@@ -160,28 +167,31 @@ class Start:
             copy=values.get("relay") or model.copy or "",
         )
 
+    def _session_factory(self, secret: Secret, values: Values) -> Callable[[], Session]:
+        """What makes the Session of each accepted connection. Raises ConfigError, OSError."""
+        if self._command == SERVE:
+            if self._salts is None:
+                self._salts = SaltMemory(values.get("replay_file"))
+            fresh = self._salts.add
+            return lambda: ServerSession(secret, fresh)
+        if self._command == LOCAL:
+            return lambda: SocksSession(secret)
+        target: Address = values["target"]
+        return lambda: ForwardSession(secret, target)
+
+    def _rehearsal(self, secret: Secret, new_session: Callable[[], Session]) -> Rehearsal:
+        """What both sides of a connection to this end could say (models/_pump.py tells why)."""
+        target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
+        if self._salts is not None:
+            fresh = self._salts.add
+            opening = bytes(ForwardSession(secret, target).up.buffer_updated(0))
+            return Rehearsal(opening, b"x", lambda: ServerSession(secret, lambda _: fresh(os.urandom(16))))
+        client = socks.request(target) if self._command == LOCAL else b"x"
+        return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)), new_session)
+
     def _subject(self, values: Values) -> str:
         name = service_of(self._command, values)
         return f"method {values['method']}" if name == TUNNEL else f"service {name}"
-
-
-def session_factory(command: str, secret: Secret, values: Values) -> Callable[[], Session]:
-    """What makes the Session of each accepted connection."""
-    if command == SERVE:
-        return lambda: ServerSession(secret)
-    if command == LOCAL:
-        return lambda: SocksSession(secret)
-    target: Address = values["target"]
-    return lambda: ForwardSession(secret, target)
-
-
-def rehearsal(command: str, secret: Secret) -> Rehearsal:
-    """What both sides of a connection to this end could say (models/_pump.py tells why)."""
-    target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
-    if command == SERVE:
-        return Rehearsal(bytes(ForwardSession(secret, target).up.buffer_updated(0)), b"x")
-    client = socks.request(target) if command == LOCAL else b"x"
-    return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)))
 
 
 def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:

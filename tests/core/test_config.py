@@ -83,6 +83,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "heartbeat": ([2, 30, 2.5, "60", 1e6], [1, 1.9, 0, -1, "", "soon", True, None, [], 1e7, "nan"]),
     "relay": (["poll", "threads", "fork"], ["thread", "POLL", "", None, 5, []]),
     "service": (["tunnel", "echo", "bytes", "relay"], ["discard", "ECHO", "", None, 7, []]),
+    "replay_file": (["/var/lib/tunnel/salts", "salts"], NO_TEXT),
     "log_file": (["/var/log/tunnel.log", "log"], NO_TEXT),
     "backlog": ([1, 1024, 65535, "128"], [0, 65536, "long", None, True]),
     "handshake_timeout": SECONDS,

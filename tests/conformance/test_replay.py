@@ -1,0 +1,139 @@
+"""What was sent before is not served again, whoever of the server's processes and threads it comes to."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.conftest import WORKERS, MakeRig
+from tests.conformance.test_handshake import begin, good_opening
+from tests.harness.rig import SERVE, Rig
+from tests.harness.tree import is_alive, wait_until
+from tests.harness.wire import address_header
+
+pytestmark = pytest.mark.ends(SERVE)
+SEEN = "handshake failed: salt has been seen before"
+ONCE = b"only once"
+
+
+def recorded(rig: Rig) -> bytes:
+    """A whole request that has been served."""
+    request = good_opening(rig, ONCE)
+    with closing(begin(rig, request)), closing(rig.far()) as far:
+        assert far.receive_exactly(len(ONCE)) == ONCE
+    return request
+
+
+def nobody_comes(rig: Rig) -> bool:
+    return not select.select([rig.listener], [], [], 0)[0]
+
+
+def replayed(rig: Rig, request: bytes, times: int = 1) -> None:
+    """It is sent again, and drained without a byte in return."""
+    before = len(rig.tunnel.lines)
+    streams = [begin(rig, request) for _ in range(times)]
+    rig.tunnel.wait_for_lines(SEEN, times, start=before)
+    assert nobody_comes(rig)
+    for stream in streams:
+        assert stream.how_it_ends(0.0) == "open", "a replay looks like any other failed handshake"
+        stream.close()
+
+
+def test_recorded_request_is_refused_by_every_worker(rig: Rig) -> None:
+    replayed(rig, recorded(rig), 3 * WORKERS)
+
+
+@pytest.mark.two_clients
+def test_request_is_refused_while_it_is_served(rig: Rig) -> None:
+    request = good_opening(rig, ONCE)
+    with closing(begin(rig, request)), closing(rig.far()):
+        replayed(rig, request)
+
+
+def test_what_the_server_has_sent_is_no_request(rig: Rig) -> None:
+    """Without its own salts in the memory this would be served: the same key seals both ways."""
+    stream = begin(rig, good_opening(rig, ONCE))
+    with closing(rig.far()) as far:
+        far.receive_exactly(len(ONCE))
+        far.sock.sendall(address_header(*rig.far_place) + b"reflected")
+        wanted = 16 + 2 + 16 + len(address_header(*rig.far_place)) + len(b"reflected") + 16
+        said = b""
+        while len(said) < wanted:
+            said += stream.sock.recv(wanted - len(said))
+    stream.close()
+    replayed(rig, said)
+
+
+@pytest.mark.two_clients
+def test_of_two_that_race_one_salt_exactly_one_wins(rig: Rig) -> None:
+    for cut in (1, 16, 20, 40, -1):
+        before = len(rig.tunnel.lines)
+        request = good_opening(rig, ONCE)
+        pair = [begin(rig, request[:cut]) for _ in range(2)]
+        for stream in pair:
+            stream.sock.sendall(request[cut:])
+        rig.tunnel.wait_for_lines(SEEN, start=before)
+        with closing(rig.far()) as far:
+            assert far.receive_exactly(len(ONCE)) == ONCE
+        assert nobody_comes(rig)
+        for stream in pair:
+            stream.close()
+
+
+def test_request_with_a_wrong_tag_leaves_the_salt_to_its_owner(rig: Rig) -> None:
+    """Or whoever sees a salt on the wire could lock its owner out."""
+    request = good_opening(rig, ONCE)
+    forged = begin(rig, request[:-1] + bytes([request[-1] ^ 1]))
+    rig.tunnel.wait_for_lines("handshake failed: wrong tag")
+    begin(rig, request)
+    with closing(rig.far()) as far:
+        assert far.receive_exactly(len(ONCE)) == ONCE
+    forged.close()
+
+
+def test_reload_forgets_nothing(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    request = recorded(rig)
+    os.kill(rig.pid, signal.SIGHUP)
+    rig.tunnel.wait_for_lines("configuration read again")
+    replayed(rig, request, WORKERS)
+
+
+@pytest.mark.only("prefork", "fork", "thread", "epoll")
+def test_new_program_knows_what_the_old_one_has_seen(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    request = recorded(rig)
+    os.kill(rig.pid, signal.SIGUSR2)
+    (line,) = rig.tunnel.wait_for_lines(r"new program is \d+")
+    pid = int(re.findall(r"new program is (\d+)", line)[0])
+    assert rig.tunnel.wait(3.0) == 0
+    replayed(rig, request, WORKERS)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not is_alive(pid), 3.0, "the new program ends when it is told to")
+
+
+@pytest.mark.only("prefork", "select")
+def test_file_keeps_it_over_a_restart(make_rig: MakeRig, tmp_path: Path) -> None:
+    path = tmp_path / "salts"
+    rig = make_rig("--replay-file", str(path))
+    request = recorded(rig)
+    rig.tunnel.terminate()
+    assert rig.tunnel.wait(3.0) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = make_rig("--replay-file", str(path))
+    replayed(again, request)
+
+
+@pytest.mark.only("prefork")
+def test_file_that_holds_something_else_is_refused_and_left_alone(make_rig: MakeRig, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_bytes(b"precious")
+    with pytest.raises(AssertionError, match="holds something else: expected a file of --replay-file"):
+        make_rig("--replay-file", str(path))
+    assert path.read_bytes() == b"precious"

@@ -1,0 +1,132 @@
+"""Salts that were seen, so that a recorded stream is worth nothing to whoever sends it again.
+
+    shared memory (a memfd, or a file): inherited by fork, handed over by SIGUSR2
+    +--------+-------------------------------+-------------------------------+
+    | header | generation 0: 2^21 salts' room | generation 1: 2^21 salts' room |
+    +--------+-------------------------------+-------------------------------+
+      which one is filled, how many are in it, how many replays there were
+
+A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line
+with room. Both generations are asked, one is filled; after 2^20 salts the other one is emptied and filled
+instead. So the last 1,048,576 salts are always known, and at most twice as many. A fresh salt is taken
+for a replay with a probability below 10^-17: somebody else's must agree in 64 bits and share its line.
+
+Rules: check and add are one step, under a record lock of fcntl, which a process that dies gives back, and
+a lock between the threads of one process. Nothing is kept but bits of salts, which are no secret. Pages
+that no salt has come to take no memory; all of them would be 32 MiB.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import sys
+from _thread import allocate_lock
+from struct import Struct
+
+from tunnel.errors import ConfigError
+
+GENERATION = 1 << 20  # salts
+LINES = 1 << 18  # of a generation: it is half full at most
+LINE = Struct("=8Q")
+SLOT = Struct("=Q")
+SALT = Struct("=QQ")  # its first 16 bytes; others have 32
+HEADER = Struct("=8sIIQ")  # magic, the generation that is filled, salts in it, replays
+COUNTS, COUNTS_AT = Struct("=IIQ"), 8
+MAGIC = b"unpsalt\1"
+FIRST = mmap.PAGESIZE
+SIZE = FIRST + 2 * LINES * LINE.size
+
+
+class SaltMemory:
+    """All processes and threads of a server share one. Raises OSError, or ConfigError for a wrong file."""
+
+    def __init__(self, path: str | None = None, fd: int | None = None) -> None:
+        """`path`: kept there over a restart. `fd`: of one that another program has made."""
+        self._fd = fd if fd is not None else new_descriptor(path)
+        os.set_inheritable(self._fd, False)
+        self._threads = allocate_lock()
+        with self._threads:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            try:
+                self._memory = self._map(path)
+            finally:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def _map(self, path: str | None) -> mmap.mmap:
+        size = os.fstat(self._fd).st_size
+        if not size:
+            if path:
+                os.posix_fallocate(self._fd, 0, SIZE)  # a page that the disk has no room for is a SIGBUS
+            else:
+                os.ftruncate(self._fd, SIZE)
+            os.pwrite(self._fd, MAGIC, 0)
+        elif size != SIZE or os.pread(self._fd, len(MAGIC), 0) != MAGIC:
+            raise ConfigError(f"{path}: holds something else: expected a file of --replay-file, or none")
+        return mmap.mmap(self._fd, SIZE)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def add(self, salt: bytes) -> bool:
+        """Remembers it; False if it was remembered already."""
+        mark, place = SALT.unpack_from(salt)
+        mark = mark or 1  # 0 is room
+        with self._threads:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            try:
+                return self._add(mark, place % LINES)
+            finally:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def _add(self, mark: int, line: int) -> bool:
+        memory = self._memory
+        filled, salts, replays = COUNTS.unpack_from(memory, COUNTS_AT)
+        room = self._room(filled, mark, line)
+        if room is None or self._room(1 - filled, mark, line) is None:
+            COUNTS.pack_into(memory, COUNTS_AT, filled, salts, replays + 1)
+            return False
+        if salts >= GENERATION:
+            filled, salts = 1 - filled, 0
+            self._empty(filled)
+            room = self._room(filled, mark, line)
+            assert room is not None
+        SLOT.pack_into(memory, room, mark)
+        COUNTS.pack_into(memory, COUNTS_AT, filled, salts + 1, replays)
+        return True
+
+    def _room(self, generation: int, mark: int, line: int) -> int | None:
+        """Where there is room for it; None if it is there already."""
+        while True:
+            at = FIRST + (generation * LINES + line) * LINE.size
+            marks = LINE.unpack_from(self._memory, at)
+            if mark in marks:
+                return None
+            if not marks[-1]:
+                return at + marks.index(0) * SLOT.size
+            line = (line + 1) % LINES
+
+    def _empty(self, generation: int) -> None:
+        size = LINES * LINE.size
+        start = FIRST + generation * size
+        if sys.platform == "linux":
+            self._memory.madvise(mmap.MADV_REMOVE, start, size)  # gives the pages back
+        else:
+            self._memory[start : start + size] = bytes(size)
+
+    @property
+    def replays(self) -> int:
+        """How many salts came again."""
+        return int(COUNTS.unpack_from(self._memory, COUNTS_AT)[2])
+
+
+def new_descriptor(path: str | None) -> int:
+    if path is not None:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("tunnel-salts")
+    import tempfile  # noqa: PLC0415
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
