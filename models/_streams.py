@@ -94,6 +94,9 @@ class Stream(IOStream):
             raise error.real_error or error from None
 
     def finish(self) -> None:
+        if self.closed():  # by itself, after an error: then there is no socket any more
+            self.failure = self.failure or StreamClosedError(self.error)
+            return
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:  # it has gone by itself (ENOTCONN)
