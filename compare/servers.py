@@ -39,7 +39,8 @@ LAST_LINES = 2  # of a failed server's output that are quoted
 RAISED = re.compile(r"(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b")  # how a traceback ends
 STATUS = 10.0  # seconds that `tunnel status` has to answer
 
-MODEL, PEER, BASELINE = "model", "peer", "baseline"
+MODEL, PEER, BASELINE, NULL = "model", "peer", "baseline", "null"
+AGAIN = " (again)"  # the name of a model's second entry: what differs between the two is noise
 LIBEV, DIRECT, AEAD = "libev", "direct", "aead"
 
 
@@ -47,7 +48,7 @@ class Row(NamedTuple):
     """A line of the report."""
 
     name: str
-    kind: str  # MODEL, PEER or BASELINE
+    kind: str  # MODEL, PEER, BASELINE or NULL
     source: str  # where it is described
     summary: str
     clients: int | None = None  # at once, where the design or its pool has a limit
@@ -61,12 +62,17 @@ def row_of(model: Model) -> Row:
     return Row(model.name, MODEL, model.source, model.summary, most, model.pool is not None)
 
 
+def null_of(row: Row) -> Row:
+    return row._replace(name=f"{row.name}{AGAIN}", kind=NULL, summary="the same model once more")
+
+
 ROWS = {
     **{model.name: row_of(model) for model in MODELS.values()},
     LIBEV: Row(LIBEV, PEER, "ss-server", "shadowsocks-libev, a C program on an epoll loop"),
     DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
 }
+ROWS |= {f"{name}{AGAIN}": null_of(ROWS[name]) for name in MODELS}
 
 
 def ss_server() -> str | None:
@@ -176,7 +182,15 @@ def command(row: Row, method: str, port: int, folder: str) -> list[str]:
         json.dump(config, file)
     if row.name == LIBEV:
         return ["ss-server", "-s", "127.0.0.1", "-p", str(port), "-m", method, "-c", path]
-    return [sys.executable, "-m", "tunnel", "serve", f"--model={row.name}", "--config", path]
+    return [
+        sys.executable,
+        "-m",
+        "tunnel",
+        "serve",
+        f"--model={row.name.removesuffix(AGAIN)}",
+        "--config",
+        path,
+    ]
 
 
 def spawn(program: Sequence[str], cores: Sequence[int], folder: str) -> subprocess.Popen[bytes]:

@@ -1,11 +1,15 @@
-"""Statistics: exact percentiles, intervals by bootstrap, ranks that admit a tie.
+"""Statistics: exact percentiles, intervals by bootstrap, a noise floor, ranks that admit a tie.
 
     figures of one row, one a round --bootstrap--> median and its 95% interval
-    intervals of all rows --> rank = 1 + how many rows are surely better
+    scatter of all rows together ----bootstrap--> noise floor: what chance alone sets two medians apart by
+    intervals and floor --> rank = 1 + how many rows are surely better
 
 Rules: nothing is dropped. Two rows are told apart only if their intervals do not overlap, each made
-wider by RESOLUTION: where a server's memory happens to lie moves its figures by that much from one
-start to the next, whatever few rounds say. The bootstrap is seeded, so a report made twice is the same.
+wider by RESOLUTION (where a server's memory happens to lie moves its figures by that much from one
+start to the next), and if their medians are further apart than the noise floor. The floor is what
+makes few rounds safe: the interval of two values is the two values, but twenty rows of two rounds
+know well how much a round scatters. Rounds are not paired: docs/measuring.md has the experiment. The
+bootstrap is seeded, so a report made twice is the same.
 """
 
 from __future__ import annotations
@@ -13,12 +17,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from statistics import median
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
+CHANCE = 0.98  # of the noise floor: it is itself known from few rows only, and 19 of 20 must hold
 RESAMPLES = 2000
 RESOLUTION = 0.01  # of the value, to either side
+BETTER, WORSE, SAME = "better", "worse", "no difference"
 
 
 class Estimate(NamedTuple):
@@ -29,8 +36,10 @@ class Estimate(NamedTuple):
     high: float
     rounds: int
 
-    def surely_below(self, other: Estimate) -> bool:
-        return self.high * (1 + RESOLUTION) < other.low * (1 - RESOLUTION)
+    def surely_below(self, other: Estimate, floor: float = 0.0) -> bool:
+        """Lower, beyond both intervals and the noise floor (a part of the value)."""
+        apart = self.high * (1 + RESOLUTION) < other.low * (1 - RESOLUTION)
+        return apart and self.value * (1 + floor) < other.value
 
 
 def percentile(counts: Iterable[tuple[float, int]], part: float) -> float:
@@ -50,26 +59,76 @@ def percentile(counts: Iterable[tuple[float, int]], part: float) -> float:
 
 def estimate(values: Sequence[float], seed: int = 1) -> Estimate:
     """Median and bootstrap interval (percentile method) of at least one value."""
-    chance = random.Random(seed)
-    count = len(values)
-    medians = sorted(median(chance.choices(values, k=count)) for _ in range(RESAMPLES if count > 1 else 1))
+    count, ordered = len(values), sorted(values)
+    medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in _middles(count, seed))
     tail = (1 - CONFIDENCE) / 2
     low = medians[math.floor(tail * (len(medians) - 1))]
     high = medians[math.ceil((1 - tail) * (len(medians) - 1))]
     return Estimate(median(values), low, high, count)
 
 
-def ranks(estimates: Mapping[str, Estimate], more_is_better: bool = False) -> dict[str, int]:
+@cache
+def _middles(count: int, seed: int) -> list[tuple[int, int]]:
+    """Which of `count` values in order stand in the middle of each resample: the same for any values."""
+    chance = random.Random(seed)
+    found = []
+    for _ in range(RESAMPLES if count > 1 else 1):
+        picked = sorted(chance.choices(range(count), k=count))
+        found.append((picked[(count - 1) // 2], picked[count // 2]))
+    return found
+
+
+def noise_floor(rows: Iterable[Sequence[float]], seed: int = 1) -> float:
+    """By which part of their value the medians of two equal rows differ, in 98 of 100 runs.
+
+    Each row's scatter around its own median, in logarithms so that dear and cheap rows can be put
+    together; two medians of as many values are then drawn from it again and again. 0 if nothing scatters.
+    """
+    scatter: list[float] = []
+    counts: list[int] = []
+    for row in rows:
+        count = len(row)
+        if count < 2 or min(row) <= 0:
+            continue
+        logarithms = [math.log(value) for value in row]
+        middle = median(logarithms)
+        wider = math.sqrt(count / (count - 1))  # values lie closer to their own median than to the truth
+        scatter += [(value - middle) * wider for value in logarithms]
+        counts.append(count)
+    if not scatter:
+        return 0.0
+    chance, count = random.Random(seed), round(median(counts))
+    apart = sorted(
+        abs(median(chance.choices(scatter, k=count)) - median(chance.choices(scatter, k=count)))
+        for _ in range(RESAMPLES)
+    )
+    return math.expm1(apart[math.ceil(CHANCE * (RESAMPLES - 1))])
+
+
+def ranks(
+    estimates: Mapping[str, Estimate], more_is_better: bool = False, floor: float = 0.0
+) -> dict[str, int]:
     """Ranks from 1; rows that cannot be told apart share one. Empty if any has fewer than two rounds."""
     if any(item.rounds < 2 for item in estimates.values()):
         return {}
 
     def better(one: Estimate, other: Estimate) -> bool:
-        return other.surely_below(one) if more_is_better else one.surely_below(other)
+        return other.surely_below(one, floor) if more_is_better else one.surely_below(other, floor)
 
     return {
         name: 1 + sum(better(other, item) for other in estimates.values()) for name, item in estimates.items()
     }
+
+
+def verdict(one: Estimate, other: Estimate, more_is_better: bool = False, floor: float = 0.0) -> str:
+    """What `other` is, beside `one`: BETTER, WORSE, or SAME. Of a single round nothing can be said: SAME."""
+    if min(one.rounds, other.rounds) < 2:
+        return SAME
+    if other.surely_below(one, floor):
+        return WORSE if more_is_better else BETTER
+    if one.surely_below(other, floor):
+        return BETTER if more_is_better else WORSE
+    return SAME
 
 
 def geometric_mean(values: Sequence[float]) -> float:
