@@ -19,6 +19,7 @@ from typing import NamedTuple
 from compare.schema import Result, Sample
 from compare.servers import AEAD, AGAIN, BASELINE, DIRECT, LIBEV, NULL
 from compare.stats import (
+    CHANCE,
     SAME,
     Estimate,
     estimate,
@@ -229,11 +230,13 @@ class Analysis:
             metric.key: {point: self._estimates(metric, point) for point in self.points(metric.scenario)}
             for metric in self.metrics
         }
-        self._floors: dict[tuple[str, float | None], float] = {}
-        self.null: dict[str, Null] = {}  # by metric
-        for metric in self.metrics:
-            for place in (None, *self.points(metric.scenario)):
-                self._floors[metric.key, place] = self._floor(metric, place)
+        self._scattered = [*self.servers, *(self.null_of or ())[1:]]  # rows whose scatter is known
+        self._floors = {
+            (metric.key, point): self.floor_of(metric, point)
+            for metric in self.metrics
+            for point in (None, *self.points(metric.scenario))
+        }
+        self.null = {metric.key: null for metric in self.metrics if (null := self._null(metric))}
         self.ranks = {metric.key: self._ranks(metric) for metric in self.metrics}
         self.overall = self._overall()
 
@@ -308,23 +311,29 @@ class Analysis:
     def _estimates(self, metric: Metric, point: float | None = None) -> dict[str, Estimate]:
         return {name: estimate(values) for name in self.names if (values := self.values(metric, name, point))}
 
-    def _floor(self, metric: Metric, point: float | None) -> float:
-        """What chance does to two equal rows, and what it did to the two that are equal."""
-        floor = noise_floor(self.values(metric, name, point) for name in (*self.servers, *self._again()))
-        if self.null_of is None:
-            return floor
-        once, again = (self.estimate(metric.key, name, point) for name in self.null_of)
-        if not (once and again and once.value > 0 and again.value > 0):
-            return floor
-        ratio = again.value / once.value
-        found = max(ratio, 1 / ratio) - 1
-        if point is None:
-            alike = verdict(once, again, floor=floor) == SAME
-            self.null[metric.key] = Null(ratio, floor, alike)
-        return max(floor, found)
+    def floor_of(self, metric: Metric, point: float | None, chance: float = CHANCE) -> float:
+        """What chance does to two equal rows, or did to the two that are equal."""
+        floor = noise_floor((self.values(metric, name, point) for name in self._scattered), chance)
+        pair = self._null_pair(metric, point)
+        return (
+            max(floor, max(pair[1].value / pair[0].value, pair[0].value / pair[1].value) - 1)
+            if pair
+            else floor
+        )
 
-    def _again(self) -> tuple[str, ...]:
-        return self.null_of[1:] if self.null_of else ()
+    def _null_pair(self, metric: Metric, point: float | None) -> tuple[Estimate, Estimate] | None:
+        """The same model's figure, twice."""
+        if self.null_of is None:
+            return None
+        once, again = (self.estimate(metric.key, name, point) for name in self.null_of)
+        return (once, again) if once and again and once.value > 0 and again.value > 0 else None
+
+    def _null(self, metric: Metric) -> Null | None:
+        pair = self._null_pair(metric, None)
+        if not pair:
+            return None
+        floor = noise_floor(self.values(metric, name) for name in self._scattered)
+        return Null(pair[1].value / pair[0].value, floor, verdict(*pair, floor=floor) == SAME)
 
     def _ranks(self, metric: Metric) -> dict[str, int]:
         rows = [name for name in self.servers if not self.limited(metric, name)]

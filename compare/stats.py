@@ -61,10 +61,23 @@ def estimate(values: Sequence[float], seed: int = 1) -> Estimate:
     """Median and bootstrap interval (percentile method) of at least one value."""
     count, ordered = len(values), sorted(values)
     medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in _middles(count, seed))
-    tail = (1 - CONFIDENCE) / 2
-    low = medians[math.floor(tail * (len(medians) - 1))]
-    high = medians[math.ceil((1 - tail) * (len(medians) - 1))]
+    low, high = _interval(medians)
     return Estimate(median(values), low, high, count)
+
+
+def ratio(one: Sequence[float], other: Sequence[float], seed: int = 1) -> Estimate:
+    """`other` as a multiple of `one`: of their medians, each resampled for itself. No value may be 0."""
+    below, above = sorted(one), sorted(other)
+    resamples = zip(_middles(len(one), seed), _middles(len(other), seed + 1), strict=False)
+    ratios = [(above[c] + above[d]) / (below[a] + below[b]) for (a, b), (c, d) in resamples]
+    low, high = _interval(sorted(ratios))
+    return Estimate(median(other) / median(one), low, high, min(len(one), len(other)))
+
+
+def _interval(resampled: Sequence[float]) -> tuple[float, float]:
+    """Where CONFIDENCE of them lie; they are in order."""
+    tail, last = (1 - CONFIDENCE) / 2, len(resampled) - 1
+    return resampled[math.floor(tail * last)], resampled[math.ceil((1 - tail) * last)]
 
 
 @cache
@@ -78,8 +91,8 @@ def _middles(count: int, seed: int) -> list[tuple[int, int]]:
     return found
 
 
-def noise_floor(rows: Iterable[Sequence[float]], seed: int = 1) -> float:
-    """By which part of their value the medians of two equal rows differ, in 98 of 100 runs.
+def noise_floor(rows: Iterable[Sequence[float]], chance: float = CHANCE, seed: int = 1) -> float:
+    """By which part of their value the medians of two equal rows differ at most, with that probability.
 
     Each row's scatter around its own median, in logarithms so that dear and cheap rows can be put
     together; two medians of as many values are then drawn from it again and again. 0 if nothing scatters.
@@ -97,12 +110,12 @@ def noise_floor(rows: Iterable[Sequence[float]], seed: int = 1) -> float:
         counts.append(count)
     if not scatter:
         return 0.0
-    chance, count = random.Random(seed), round(median(counts))
+    dice, count = random.Random(seed), round(median(counts))
     apart = sorted(
-        abs(median(chance.choices(scatter, k=count)) - median(chance.choices(scatter, k=count)))
+        abs(median(dice.choices(scatter, k=count)) - median(dice.choices(scatter, k=count)))
         for _ in range(RESAMPLES)
     )
-    return math.expm1(apart[math.ceil(CHANCE * (RESAMPLES - 1))])
+    return math.expm1(apart[math.ceil(chance * (RESAMPLES - 1))])
 
 
 def ranks(

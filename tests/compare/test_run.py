@@ -17,7 +17,7 @@ from compare import bench, schema, servers
 from compare.analysis import HEADLINES, METRICS, Analysis
 from compare.interrupt import Interrupt
 from compare.plan import CHILDREN, CROWD, QUICK, SCENARIOS
-from compare.run import run
+from compare.run import begun, run
 from compare.schema import Result, Settings
 from compare.servers import AEAD, DIRECT, ROWS
 from models import MODELS
@@ -232,7 +232,8 @@ def run_against(
 ) -> Result:
     monkeypatch.setattr(servers, "PATIENCE", 30.0)
     monkeypatch.setattr(bench, "TARGET", (sys.executable, "-m", "tests.compare.corrupting_target", way))
-    result = run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+    result = begun([ROWS["iterative"], ROWS[DIRECT]], settings)
+    run(result, interrupt)
     assert result.elapsed < servers.PATIENCE, "the server waited for a connection that nobody closed"
     return result
 
