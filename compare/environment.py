@@ -68,7 +68,7 @@ def capture(cores: Cores, command_line: Sequence[str]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "hypervisor": "hypervisor" in cpuinfo("flags").split(),
-        "pinned": {"server": cores.server, "generator": cores.generator, "target": cores.target},
+        "pinned": {name: list(numbers) for name, numbers in cores._asdict().items()},
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
