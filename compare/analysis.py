@@ -29,6 +29,7 @@ from compare.stats import (
     percentile,
     ranks,
     verdict,
+    verdict_of_pairs,
 )
 
 GB, MB = 1e9, 1e6
@@ -268,11 +269,20 @@ class Analysis:
         return self._floors.get((key, point), 0.0)
 
     def apart(self, key: str, one: str, other: str, point: float | None = None) -> str:
-        """What `other` is beside `one` in this figure: better, worse or no difference."""
-        mine, theirs = self.estimate(key, one, point), self.estimate(key, other, point)
+        """What `other` is beside `one` in this figure: better, worse or no difference.
+
+        Sharper than ranks, which must hold for all rows at once: two rows are compared round by round too.
+        """
+        mine, theirs, metric = self.estimate(key, one, point), self.estimate(key, other, point), METRICS[key]
         if mine is None or theirs is None:
             return SAME
-        return verdict(mine, theirs, METRICS[key].more_is_better, self.floor(key, point))
+        found = verdict(mine, theirs, metric.more_is_better, self.floor(key, point))
+        if found != SAME:
+            return found
+        first, second = (self._by_round(metric, row, point) for row in (one, other))
+        ratios = [second[number] / first[number] for number in sorted(first.keys() & second.keys())]
+        pair = self._null_pair(metric, point)
+        return verdict_of_pairs(ratios, metric.more_is_better, distance(*pair) if pair else 0.0)
 
     def limited(self, metric: Metric, row: str, point: float | None = None) -> str | None:
         """What held this throughput back in most samples, if it was not the server."""
@@ -315,11 +325,7 @@ class Analysis:
         """What chance does to two equal rows, or did to the two that are equal."""
         floor = noise_floor((self.values(metric, name, point) for name in self._scattered), chance)
         pair = self._null_pair(metric, point)
-        return (
-            max(floor, max(pair[1].value / pair[0].value, pair[0].value / pair[1].value) - 1)
-            if pair
-            else floor
-        )
+        return max(floor, distance(*pair)) if pair else floor
 
     def _null_pair(self, metric: Metric, point: float | None) -> tuple[Estimate, Estimate] | None:
         """The same model's figure, twice."""
@@ -360,9 +366,14 @@ class Analysis:
         estimates = {name: estimate([value / best for value in values]) for name, values in scores.items()}
         return Overall(estimates, ranks(estimates, floor=noise_floor(scores.values())))
 
-    def _by_round(self, metric: Metric, row: str) -> dict[int, float]:
-        found = ((sample.round, metric.of(sample)) for sample in self.valid(row, metric.scenario))
+    def _by_round(self, metric: Metric, row: str, point: float | None = None) -> dict[int, float]:
+        found = ((sample.round, metric.of(sample)) for sample in self.valid(row, metric.scenario, point))
         return {number: value for number, value in found if value}
+
+
+def distance(one: Estimate, other: Estimate) -> float:
+    """How far apart two values are, as a part of the smaller one."""
+    return max(one.value / other.value, other.value / one.value) - 1
 
 
 def names(rows: Sequence[str], most: int | None = None) -> str:

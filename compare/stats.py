@@ -8,8 +8,9 @@ Rules: nothing is dropped. Two rows are told apart only if their intervals do no
 wider by RESOLUTION (where a server's memory happens to lie moves its figures by that much from one
 start to the next), and if their medians are further apart than the noise floor. The floor is what
 makes few rounds safe: the interval of two values is the two values, but twenty rows of two rounds
-know well how much a round scatters. Rounds are not paired: docs/measuring.md has the experiment. The
-bootstrap is seeded, so a report made twice is the same.
+know well how much a round scatters. Two rows alone may also be compared round by round (`paired`),
+which is sharper where rounds are many. docs/measuring.md has the experiments behind both. The bootstrap
+is seeded, so a report made twice is the same.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from statistics import median
+from statistics import NormalDist, median
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
 CHANCE = 0.98  # of the noise floor: it is itself known from few rows only, and 19 of 20 must hold
 RESAMPLES = 2000
 RESOLUTION = 0.01  # of the value, to either side
+PAIRS = 6  # rounds from which on two rows may be compared round by round
 BETTER, WORSE, SAME = "better", "worse", "no difference"
 
 
@@ -65,6 +67,26 @@ def estimate(values: Sequence[float], seed: int = 1) -> Estimate:
     return Estimate(median(values), low, high, count)
 
 
+def student(chance: float, freedom: int) -> float:
+    """How much wider Student's t reaches than the normal distribution (Cornish and Fisher's expansion)."""
+    z = NormalDist().inv_cdf((1 + chance) / 2)
+    first = (z**2 + 1) / (4 * freedom)
+    return 1 + first + (5 * z**4 + 16 * z**2 + 3) / (96 * freedom**2)
+
+
+def paired(ratios: Sequence[float]) -> Estimate:
+    """Of two rows' ratios, one a round, at least two: the bootstrap's interval, expanded as few rounds need.
+
+    Hesterberg's expanded percentiles: the plain ones of n values cover as if n were n - 1 and known well.
+    """
+    count, ordered = len(ratios), sorted(ratios)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    reach = z * student(CONFIDENCE, count - 1) * math.sqrt(count / (count - 1))
+    medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in _middles(count, 1))
+    low, high = _interval(medians, NormalDist().cdf(-reach))
+    return Estimate(median(ratios), low, high, count)
+
+
 def ratio(one: Sequence[float], other: Sequence[float], seed: int = 1) -> Estimate:
     """`other` as a multiple of `one`: of their medians, each resampled for itself. No value may be 0."""
     below, above = sorted(one), sorted(other)
@@ -74,9 +96,9 @@ def ratio(one: Sequence[float], other: Sequence[float], seed: int = 1) -> Estima
     return Estimate(median(other) / median(one), low, high, min(len(one), len(other)))
 
 
-def _interval(resampled: Sequence[float]) -> tuple[float, float]:
-    """Where CONFIDENCE of them lie; they are in order."""
-    tail, last = (1 - CONFIDENCE) / 2, len(resampled) - 1
+def _interval(resampled: Sequence[float], tail: float = (1 - CONFIDENCE) / 2) -> tuple[float, float]:
+    """Where all but `tail` of them lie on either side; they are in order."""
+    last = len(resampled) - 1
     return resampled[math.floor(tail * last)], resampled[math.ceil((1 - tail) * last)]
 
 
@@ -110,12 +132,13 @@ def noise_floor(rows: Iterable[Sequence[float]], chance: float = CHANCE, seed: i
         counts.append(count)
     if not scatter:
         return 0.0
+    unsure = student(chance, len(scatter) - len(counts))  # little is known from few values
     dice, count = random.Random(seed), round(median(counts))
     apart = sorted(
         abs(median(dice.choices(scatter, k=count)) - median(dice.choices(scatter, k=count)))
         for _ in range(RESAMPLES)
     )
-    return math.expm1(apart[math.ceil(chance * (RESAMPLES - 1))])
+    return math.expm1(unsure * apart[math.ceil(chance * (RESAMPLES - 1))])
 
 
 def ranks(
@@ -141,6 +164,18 @@ def verdict(one: Estimate, other: Estimate, more_is_better: bool = False, floor:
         return WORSE if more_is_better else BETTER
     if one.surely_below(other, floor):
         return BETTER if more_is_better else WORSE
+    return SAME
+
+
+def verdict_of_pairs(ratios: Sequence[float], more_is_better: bool = False, floor: float = 0.0) -> str:
+    """The same of `other / one`, round by round; of fewer than PAIRS rounds: SAME."""
+    if len(ratios) < PAIRS:
+        return SAME
+    found, least = paired(ratios), max(floor, RESOLUTION)
+    if found.low > 1 + RESOLUTION and found.value > 1 + least:
+        return BETTER if more_is_better else WORSE
+    if found.high < 1 / (1 + RESOLUTION) and found.value < 1 / (1 + least):
+        return WORSE if more_is_better else BETTER
     return SAME
 
 
