@@ -22,9 +22,10 @@ from typing import Any, NoReturn
 from compare import report, schema
 from compare.analysis import Analysis
 from compare.interrupt import Interrupt
-from compare.plan import QUICK, QUICK_MOST, SCENARIOS, make_plan
+from compare.peers import found as found_peers
+from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, chosen_rows, run
-from compare.servers import AEAD, DIRECT, LIBEV, ss_server
+from compare.servers import AEAD, DIRECT, RELAY
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
@@ -122,7 +123,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=chosen(SCENARIOS, "scenario"),
         help="default: all of them; see `compare scenarios`",
     )
-    what.add_argument("--no-peers", action="store_true", help="leave out ss-server, though it is on PATH")
+    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks servers on PATH")
     what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
     what.add_argument(
         "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     if arguments.command == "scenarios":
         for scenario in SCENARIOS.values():
-            print(f"{scenario.name:<14}{scenario.summary:<44}{scenario.figures}")
+            print(f"{scenario.name:<24}{scenario.summary:<68}{scenario.figures}")
         return os.EX_OK
     try:
         return measure(arguments)
@@ -175,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(arguments: argparse.Namespace) -> int:
     started = time.time()
-    peers = [] if arguments.no_peers or ss_server() is None else [LIBEV]
-    baselines = [] if arguments.no_baselines else [DIRECT, AEAD]
+    peers = [] if arguments.no_peers else found_peers()
+    baselines = [] if arguments.no_baselines else [DIRECT, RELAY, AEAD]
     models, left_out = runnable(arguments.models or list(MODELS))
     if arguments.models and left_out:
         for name, reason in left_out.items():
@@ -192,6 +193,7 @@ def measure(arguments: argparse.Namespace) -> int:
         seed=int(started) if arguments.seed is None else arguments.seed,
         method=arguments.method,
         most=QUICK_MOST if first_impression else {},
+        points={} if arguments.scenarios else FEW,
     )
     rows = chosen_rows(models, peers, baselines)
     if not make_plan(rows, settings.scenarios, 1, 0):

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import compare
+from compare import peers
 from compare.bench import Cores
-from compare.servers import ss_server
 
 CRYPTO_FLAGS = ("aes", "vaes", "pclmulqdq", "vpclmulqdq", "avx2", "avx512f", "sha_ni")  # x86
 SYSCTLS = (
@@ -57,7 +57,7 @@ def capture(cores: Cores, command_line: Sequence[str]) -> dict[str, Any]:
         "openssl_of_python": ssl.OPENSSL_VERSION,
         "unp_tunnel": package("unp-tunnel"),
         "revision": revision(),
-        "peers": {"libev": libev_version()} if ss_server() else {},
+        "peers": {name: peers.version(name) for name in peers.found()},
         "sysctl": {name.replace("/", "."): read(f"/proc/sys/{name}") for name in SYSCTLS},
         "open_files": [soft, hard],
     }
@@ -105,11 +105,6 @@ def revision() -> str:
         return UNKNOWN
     described = run("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
     return described or UNKNOWN
-
-
-def libev_version() -> str:
-    match = re.search(r"shadowsocks-libev (\S+)", run("ss-server", "-h"))
-    return match[1] if match else UNKNOWN
 
 
 def run(*program: str) -> str:

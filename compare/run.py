@@ -16,6 +16,7 @@ from typing import TextIO
 
 from compare import environment
 from compare.bench import Bench, BenchFailed
+from compare.cgroup import cpu_source
 from compare.interrupt import Interrupt, Interrupted
 from compare.plan import Planned, make_plan
 from compare.sample import take
@@ -62,7 +63,9 @@ def run(
     progress_to: TextIO = sys.stderr,
 ) -> Result:
     """Takes all samples, or those until the user interrupts or the bench breaks: see `stopped`."""
-    plan = make_plan(rows, settings.scenarios, settings.rounds, settings.seed, settings.most)
+    plan = make_plan(
+        rows, settings.scenarios, settings.rounds, settings.seed, settings.most, points=settings.points
+    )
     started = time.monotonic()
     progress = Progress(progress_to, len(plan), started)
     result = Result(
@@ -75,6 +78,7 @@ def run(
     try:
         with Bench(interrupt) as bench:
             result.environment = environment.capture(bench.cores, environment.command_line())
+            result.environment["cpu_source"] = cpu_source()
             for done, planned in enumerate(plan):
                 progress.show(done, planned)
                 at = time.monotonic() - started
