@@ -229,16 +229,25 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
             sample.series = [(seconds, rate) for seconds, rate in answer.get("series", ())]
     if not settled.quiet:
         sample.notes.append("the server was still busy when its CPU was read")
-    shared = bench.cores.generator == bench.cores.target
-    most_used = (generator + target if shared else max(generator, target)) / wall
-    sample.invalid = why_invalid(sample.figures, sample.service_us or sample.latency_us, most_used)
-    sample.limited = why_limited(bench.cores.apart, spent / wall, most_used)
+    used = load_side(bench, generator / wall, target / wall)
+    sample.invalid = why_invalid(sample.figures, sample.service_us or sample.latency_us, used)
+    sample.limited = limit(bench, spent / wall, generator / wall, target / wall)
     if pool and (scenario in ("children", UNP) or (scenario == "connections" and sample.round == 1)):
         sample.workers, served = clients_by_worker(server)
         if not sample.workers:
             sample.notes.append("its scoreboard could not be read: clients per child are unknown")
         elif scenario in ("children", UNP) and served != answer["count"]:
             sample.notes.append(f"its scoreboard counts {served} connections of {answer['count']}")
+
+
+def load_side(bench: Bench, generator: float, target: float) -> float:
+    """The part of a core that the load takes where it takes most."""
+    return generator + target if bench.cores.generator == bench.cores.target else max(generator, target)
+
+
+def limit(bench: Bench, server: float, generator: float, target: float) -> str | None:
+    """What held the throughput back, if it was not the server. Arguments: parts of a core."""
+    return why_limited(bench.cores.apart, server, load_side(bench, generator, target))
 
 
 def switches_and_faults(before: tree.Activity, after: tree.Activity) -> dict[str, float]:

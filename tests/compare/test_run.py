@@ -16,7 +16,7 @@ import models
 from compare import bench, schema, servers
 from compare.analysis import HEADLINES, METRICS, Analysis
 from compare.interrupt import Interrupt
-from compare.plan import CHILDREN, CROWD, QUICK, SCENARIOS
+from compare.plan import CHILDREN, CROWD, QUICK
 from compare.run import run
 from compare.schema import Result, Settings
 from compare.servers import AEAD, DIRECT, ROWS
@@ -38,7 +38,7 @@ def test_every_sample_is_there_and_valid(finished: Finished) -> None:
     assert result.complete
     taken = {(sample.row, sample.scenario, sample.round) for sample in result.samples}
     wanted = set(itertools.product(("iterative", "fork"), QUICK, (1, 2)))
-    wanted |= set(itertools.product(("prefork",), SCENARIOS, (1, 2)))
+    wanted |= set(itertools.product(("prefork",), (*QUICK, "children"), (1, 2)))
     assert wanted < taken
     assert len(result.samples) == len(taken) == result.planned
     assert [sample.invalid for sample in result.samples if sample.invalid] == []
@@ -266,5 +266,5 @@ def test_other_methods(method: str, command: Command, tmp_path: Path) -> None:
     done = command.run("run", *what, "--rounds", "1", "--duration", "0.05", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     result = schema.load((tmp_path / "result.json").read_text())
-    assert [sample.invalid for sample in result.samples] == [None] * 3
+    assert [sample.invalid for sample in result.samples] == [None] * 4
     assert result.settings.method == method
