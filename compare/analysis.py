@@ -17,7 +17,7 @@ from statistics import median
 from typing import NamedTuple
 
 from compare.schema import Result, Sample
-from compare.servers import AEAD, AGAIN, BASELINE, DIRECT, LIBEV, NULL
+from compare.servers import AEAD, AGAIN, BASELINE, DIRECT, LIBEV, TWICE
 from compare.stats import (
     CHANCE,
     SAME,
@@ -79,12 +79,15 @@ def idle_kb(sample: Sample) -> float | None:
     return (figures["pss"] - figures["pss_idle"]) / figures["held"] / 1e3
 
 
-def switches_per_mb(sample: Sample) -> float | None:
-    """Context switches, wanted or not."""
-    figures = sample.figures
-    if "ctx_voluntary" not in figures:
-        return None
-    return (figures["ctx_voluntary"] + figures["ctx_involuntary"]) / figures["bytes"] * MB
+def per_mb(*names: str) -> Callable[[Sample], float | None]:
+    """How often for each megabyte, of all these together."""
+
+    def of(sample: Sample) -> float | None:
+        figures = sample.figures
+        known = all(name in figures for name in names) and figures.get("bytes")
+        return sum(figures[name] for name in names) / figures["bytes"] * MB if known else None
+
+    return of
 
 
 def faults_each(sample: Sample) -> float | None:
@@ -95,8 +98,8 @@ def faults_each(sample: Sample) -> float | None:
     return (figures["faults_minor"] + figures["faults_major"]) / figures["count"]
 
 
-def figure(name: str) -> Callable[[Sample], float | None]:
-    return lambda sample: sample.figures.get(name)
+def figure(name: str, unit: float = 1.0) -> Callable[[Sample], float | None]:
+    return lambda sample: sample.figures[name] / unit if name in sample.figures else None
 
 
 def service(part: float) -> Callable[[Sample], float | None]:
@@ -156,9 +159,25 @@ METRICS = {
         Metric("children_p50", "children", "p50", "us", latency(0.5)),
         Metric("children_p99", "children", "p99", "us", latency(0.99)),
         Metric("both_cpu", "bulk-both", "CPU both", "CPU-s/GB", per_gb("cpu"), 3),
+        Metric("both_user", "bulk-both", "user", "CPU-s/GB", per_gb("user"), 3),
+        Metric("both_system", "bulk-both", "system", "CPU-s/GB", per_gb("system"), 3),
         Metric("both_rate", "bulk-both", "rate both", "MB/s", rate("bytes", MB), 0, True, True),
-        Metric("up_switches", "bulk-up", "context switches", "1/MB", switches_per_mb, 1),
-        Metric("down_switches", "bulk-down", "context switches", "1/MB", switches_per_mb, 1),
+        *(
+            metric
+            for way in ("up", "down")
+            for metric in (
+                Metric(f"{way}_waits", f"bulk-{way}", "waits", "switches/MB", per_mb("ctx_voluntary"), 2),
+                Metric(
+                    f"{way}_preempted",
+                    f"bulk-{way}",
+                    "preempted",
+                    "switches/MB",
+                    per_mb("ctx_involuntary"),
+                    2,
+                ),
+                Metric(f"{way}_peak", f"bulk-{way}", "peak", "MB PSS", megabytes("pss_peak"), 1),
+            )
+        ),
         Metric("connection_faults", "connections", "page faults", "1/connection", faults_each),
         Metric("sizes_rate", "sizes", "rate", "MB/s", rate("bytes", MB), 1, True, True),
         Metric("sizes_cpu", "sizes", "CPU", "CPU-s/GB", per_gb("cpu"), 3),
@@ -181,11 +200,11 @@ METRICS = {
         Metric("idle_each", "idle", "each", "KB/connection", idle_kb, 1),
         Metric("idle_first", "idle", "first byte", "us", figure("first_us")),
         Metric("mixed_alone", "mixed", "p99 alone", "us", figure("p99_alone")),
-        Metric("mixed_beside", "mixed", "p99 beside bulk", "us", figure("p99_beside")),
-        Metric("mixed_fairness", "mixed", "fairness", "of 1", figure("fairness"), 3, True),
+        Metric("mixed_beside", "mixed", "p99 beside", "us", figure("p99_beside")),
+        Metric("mixed_fair", "mixed", "fairness", "of 1", figure("fairness"), 3, True),
         Metric("unp_cpu", "unp", "process control", "CPU-s", figure("cpu"), 3),
-        Metric("shock_wall", "shock", "all served", "s", figure("wall"), 3),
-        Metric("shock_failures", "shock", "failures", "of 1,000", figure("failures")),
+        Metric("shock_wall", "shock", "to serve all", "ms", figure("wall", 1e-3)),
+        Metric("shock_failures", "shock", "failures", "connections", figure("failures")),
         Metric("shock_p99", "shock", "p99", "us", latency(0.99)),
     )
 }
@@ -214,7 +233,7 @@ class Analysis:
         self.result = result
         self.kinds = {row.name: row.kind for row in result.rows}
         self.names = [row.name for row in result.rows]
-        self.servers = [row.name for row in result.rows if row.kind not in (BASELINE, NULL)]
+        self.servers = [row.name for row in result.rows if row.kind not in (BASELINE, TWICE)]
         self.invalid = [sample for sample in result.samples if sample.invalid]
         self._by: dict[tuple[str, str, float | None], list[Sample]] = {}
         self._points: dict[str, set[float]] = {}
@@ -224,7 +243,7 @@ class Analysis:
                 self._points.setdefault(sample.scenario, set()).add(sample.point)
         self.metrics = [metric for metric in METRICS.values() if metric.scenario in result.settings.scenarios]
         self.null_of = next(
-            ((row.name.removesuffix(AGAIN), row.name) for row in result.rows if row.kind == NULL), None
+            ((row.name.removesuffix(AGAIN), row.name) for row in result.rows if row.kind == TWICE), None
         )
         self.estimates = {metric.key: self._estimates(metric) for metric in self.metrics}
         self.curves = {

@@ -31,10 +31,10 @@ from compare import diff, export, peers, report, schema
 from compare.analysis import METRICS, Analysis
 from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
 from compare.interrupt import Interrupt
-from compare.plan import QUICK, QUICK_MOST, SCENARIOS, make_plan
+from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
-from compare.servers import AEAD, AGAIN, DIRECT, LIBEV, ROWS, ss_server
+from compare.servers import AEAD, AGAIN, DIRECT, RELAY, ROWS
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
@@ -221,7 +221,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=chosen(SCENARIOS, "scenario"),
         help="default: all of them; see `compare scenarios`",
     )
-    what.add_argument("--no-peers", action="store_true", help="leave out ss-server, though it is on PATH")
+    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks servers on PATH")
     what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
     what.add_argument(
         "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
@@ -291,7 +291,7 @@ def complain(arguments: argparse.Namespace, text: str, code: int) -> int:
 
 def print_scenarios(_: argparse.Namespace) -> int:
     for scenario in SCENARIOS.values():
-        print(f"{scenario.name:<14}{scenario.summary:<44}{scenario.figures}")
+        print(f"{scenario.name:<24}{scenario.summary:<68}{scenario.figures}")
     return os.EX_OK
 
 
@@ -417,8 +417,8 @@ def measure(arguments: argparse.Namespace) -> int:
 
 def begin(arguments: argparse.Namespace, started: float) -> Result | int:
     """The run that was asked for, or the exit code of the mistake in it."""
-    peers = [] if arguments.no_peers or ss_server() is None else [LIBEV]
-    baselines = [] if arguments.no_baselines else [DIRECT, AEAD]
+    others = [] if arguments.no_peers else peers.found()
+    baselines = [] if arguments.no_baselines else [DIRECT, RELAY, AEAD]
     models, left_out = runnable(arguments.models or list(MODELS))
     if arguments.models and left_out:
         for name, reason in left_out.items():
@@ -438,8 +438,9 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
         seed=int(started) if arguments.seed is None else arguments.seed,
         method=arguments.method,
         most=QUICK_MOST if first_impression else {},
+        points={} if arguments.scenarios else FEW,
     )
-    rows = chosen_rows([*models, *null], peers, baselines)
+    rows = chosen_rows([*models, *null], others, baselines)
     if not make_plan(rows, settings.scenarios, 1, 0):
         pools = ",".join(name for name in models_with_pools() if name not in models)
         return complain(arguments, f"nothing to measure: {NO_POOL}: expected some of {pools}", os.EX_USAGE)

@@ -79,7 +79,7 @@ def capture(cores: Cores, command_line: Sequence[str]) -> dict[str, Any]:
         "openssl_of_python": ssl.OPENSSL_VERSION,
         "unp_tunnel": package("unp-tunnel"),
         "revision": revision(),
-        "peers": peers.found(),
+        "peers": {name: peers.version(name) for name in peers.found()},
         "sysctl": {name.replace("/", "."): read(f"/proc/sys/{name}") for name in SYSCTLS},
         "open_files": [soft, hard],
         "limits": {name: list(resource.getrlimit(which)) for name, which in LIMITS.items()},

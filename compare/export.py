@@ -23,7 +23,7 @@ PYPERF_VERSION = "1.0"  # of its format: pyperf 1.0 and later read it
 PYPERF_UNITS = {  # ours, and what it is in pyperf's
     "CPU-s/GB": ("second", 1.0),
     "CPU-s": ("second", 1.0),
-    "s": ("second", 1.0),
+    "ms": ("second", 1e-3),
     "us": ("second", 1e-6),
     "us/connection": ("second", 1e-6),
     "us/request": ("second", 1e-6),

@@ -388,7 +388,7 @@ def clients_per_child(analysis: Analysis) -> Table | None:
 def tables(analysis: Analysis) -> list[Table]:
     ratios = libev_ratios(analysis)
     children = clients_per_child(analysis)
-    taken = {sample.scenario for sample in analysis.result.samples}
+    taken = {sample.scenario for sample in analysis.result.samples} & {m.scenario for m in analysis.metrics}
     scenarios = [name for name in analysis.result.settings.scenarios if name in taken]
     return [
         summary(analysis),

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from compare import environment
 from compare.bench import Bench, BenchFailed
+from compare.cgroup import cpu_source
 from compare.interrupt import Interrupt, Interrupted
 from compare.plan import Planned, make_plan
 from compare.sample import take
@@ -66,7 +67,9 @@ def begun(rows: Sequence[Row], settings: Settings, left_out: Mapping[str, str] |
 
 
 def plan_of(rows: Sequence[Row], settings: Settings) -> list[Planned]:
-    return make_plan(rows, settings.scenarios, settings.rounds, settings.seed, settings.most)
+    return make_plan(
+        rows, settings.scenarios, settings.rounds, settings.seed, settings.most, points=settings.points
+    )
 
 
 def run(
@@ -80,14 +83,15 @@ def run(
     Says why samples are missing in `stopped`. `keep` is called after each round.
     """
     rows = [ROWS[row.name] for row in result.rows]
-    taken = {(sample.row, sample.scenario, sample.round) for sample in result.samples}
-    plan = [planned for planned in plan_of(rows, result.settings) if tuple(planned) not in taken]
+    taken = {Planned(sample.row, sample.scenario, sample.round, sample.point) for sample in result.samples}
+    plan = [planned for planned in plan_of(rows, result.settings) if planned not in taken]
     before, started = result.elapsed, time.monotonic()
     progress = Progress(progress_to, len(plan), started)
     result.stopped = UNFINISHED
     try:
         with Bench(interrupt) as bench:
             now = environment.capture(bench.cores, environment.command_line())
+            now["cpu_source"] = cpu_source()
             result.environment = environment.resumed(result.environment, now) if taken else now
             stolen = environment.stolen() - result.environment["steal_seconds"]
             for done, planned in enumerate(plan):

@@ -17,7 +17,7 @@ from compare.plots import WIDE, latency
 from compare.report import BOOK
 from compare.sample import limit
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
-from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, NULL, PEER
+from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER, TWICE
 from compare.stats import SAME, WORSE
 
 ENVIRONMENT = {
@@ -288,7 +288,7 @@ def test_what_held_the_throughput_back(
 def entered_twice(apart: float) -> Analysis:
     """fork, and fork again at `apart` times its cost; thread at 1.3 times."""
     result = result_of(rounds("fork", 1.0) + rounds("fork (again)", apart) + rounds("thread", 1.3))
-    result.rows = [row if row.name != "fork (again)" else replace(row, kind=NULL) for row in result.rows]
+    result.rows = [row if row.name != "fork (again)" else replace(row, kind=TWICE) for row in result.rows]
     return Analysis(result)
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from compare import servers
+from compare import schema, servers
 from compare.analysis import METRICS, Analysis
+from compare.cli import begin, build_parser
 from compare.interrupt import Interrupt
 from compare.run import begun, run
-from compare.schema import Sample, Settings
+from compare.schema import Result, Sample, Settings
 from compare.servers import ROWS, Row
 from compare.stats import SAME, WORSE
+from tests.compare.conftest import Command
 from tests.compare.test_analysis import result_of
 
 RECORDED: dict[str, list[tuple[float, float]]] = {
@@ -76,6 +78,32 @@ def test_a_quarter_is_found_in_thirty_rounds() -> None:
     runs = repeats(30)
     found = [analysis_of(key, pairs, 1.25).apart(key, "fork", "thread") for key, pairs in runs]
     assert found.count(WORSE) >= 0.8 * len(runs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows"),
+    [
+        ([], ["fork", "poll", "fork (again)"]),
+        (["--null", "poll"], ["fork", "poll", "poll (again)"]),
+        (["--no-null"], ["fork", "poll"]),
+    ],
+)
+def test_a_model_is_entered_twice_unless_told_not_to(flags: list[str], rows: list[str]) -> None:
+    what = ["run", "--models", "fork,poll", "--no-peers", "--no-baselines", *flags]
+    made = begin(build_parser().parse_args(what), 0.0)
+    assert isinstance(made, Result)
+    assert [row.name for row in made.rows] == rows
+
+
+def test_the_noise_floor_stands_in_every_report(command: Command, tmp_path: Path) -> None:
+    what = ["--models", "poll", "--no-peers", "--no-baselines", "--scenarios", "ping-pong"]
+    done = command.run("run", *what, "--rounds", "2", "--duration", "0.05", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = schema.load((tmp_path / "result.json").read_text())
+    assert {(s.row, s.invalid) for s in result.samples} == {("poll", None), ("poll (again)", None)}
+    for text in (done.stdout, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
+        assert "Noise floor: CPU that differs by less is not told apart: ping-pong " in text
+        assert "Null run: poll, entered twice, differs from itself by: ping-pong " in text
 
 
 # Each 10 ms of CPU that a server uses, this uses 1 ms: what it serves gets dearer by a ninth.

@@ -16,14 +16,20 @@ import models
 from compare import bench, schema, servers
 from compare.analysis import HEADLINES, Analysis
 from compare.interrupt import Interrupt
-from compare.plan import CHILDREN, CROWD, QUICK, SCENARIOS
+from compare.plan import CHILDREN, CROWD, QUICK
 from compare.run import begun, run
 from compare.schema import Result, Settings
 from compare.servers import AEAD, DIRECT, ROWS
 from models import MODELS
 from tests.compare.conftest import Command, Finished
 
-COUNTERS = ("up_switches", "down_switches", "connection_faults")  # where the system counts them
+COUNTERS = (
+    "up_waits",
+    "down_waits",
+    "up_preempted",
+    "down_preempted",
+    "connection_faults",
+)  # where the system counts them
 METHODS = ("aes-128-gcm", "chacha20-ietf-poly1305")
 
 
@@ -39,7 +45,7 @@ def test_every_sample_is_there_and_valid(finished: Finished) -> None:
     assert result.complete
     taken = {(sample.row, sample.scenario, sample.round) for sample in result.samples}
     wanted = set(itertools.product(("iterative", "fork"), QUICK, (1, 2)))
-    wanted |= set(itertools.product(("prefork",), SCENARIOS, (1, 2)))
+    wanted |= set(itertools.product(("prefork",), (*QUICK, "children"), (1, 2)))
     assert wanted < taken
     assert len(result.samples) == len(taken) == result.planned
     assert [sample.invalid for sample in result.samples if sample.invalid] == []
@@ -278,5 +284,5 @@ def test_other_methods(method: str, command: Command, tmp_path: Path) -> None:
     done = command.run("run", *what, "--rounds", "1", "--duration", "0.05", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     result = schema.load((tmp_path / "result.json").read_text())
-    assert [sample.invalid for sample in result.samples] == [None] * 3
+    assert [sample.invalid for sample in result.samples] == [None] * 4
     assert result.settings.method == method

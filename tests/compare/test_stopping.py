@@ -19,6 +19,7 @@ import pytest
 from compare import schema, servers
 from compare.bench import Bench, LoadFailed
 from compare.interrupt import Interrupt, Interrupted
+from compare.plan import Planned
 from compare.run import begun, plan_of
 from compare.servers import ROWS, ServerFailed
 from tests.compare.conftest import PATIENCE, Command
@@ -100,9 +101,9 @@ SHORT = ["--no-peers", "--no-baselines", "--duration", "0.05", "--seed", "5", "-
 SMALL = ["run", "--models", "fork,thread", "--scenarios", "connections,ping-pong", *SHORT]
 
 
-def taken(folder: Path) -> list[tuple[str, str, int]]:
+def taken(folder: Path) -> list[Planned]:
     samples = schema.load((folder / "result.json").read_text()).samples
-    return [(sample.row, sample.scenario, sample.round) for sample in samples]
+    return [Planned(sample.row, sample.scenario, sample.round, sample.point) for sample in samples]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on_where_it_was(command: Command, tmp_path: Pat
     assert "Resumed: 20" in done.stdout
     result = schema.load((tmp_path / "result.json").read_text())
     rows = [ROWS[row.name] for row in result.rows]
-    assert taken(tmp_path) == [tuple(planned) for planned in plan_of(rows, result.settings)]
+    assert taken(tmp_path) == plan_of(rows, result.settings)
     assert result.samples[: len(before)] == first.samples
     assert result.settings == first.settings
     assert [s.at for s in result.samples] == sorted(s.at for s in result.samples)
