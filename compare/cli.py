@@ -21,20 +21,23 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from ipaddress import IPv4Address
 from typing import Any, NoReturn
 
 from compare import diff, export, peers, report, schema
 from compare.analysis import METRICS, Analysis
+from compare.cluster import Cluster, ClusterFailed
 from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
 from compare.interrupt import Interrupt
 from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
-from compare.servers import AEAD, AGAIN, DIRECT, RELAY, ROWS
+from compare.servers import AEAD, AGAIN, DIRECT, LOOPBACK, RELAY, ROWS
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
@@ -94,6 +97,17 @@ def condition(value: str) -> diff.Condition:
         return diff.condition(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def own_address(value: str) -> str:
+    """An argparse type: an IPv4 address that can be listened on here."""
+    try:
+        IPv4Address(value)
+        with socket.create_server((value, 0)):
+            return value
+    except (ValueError, OSError):
+        expected = "expected an IPv4 address of this machine"
+        raise argparse.ArgumentTypeError(f"{value!r}: {expected}") from None
 
 
 def at_least(low: float, kind: Callable[[str], float], expected: str) -> Callable[[str], float]:
@@ -225,6 +239,20 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
     what.add_argument(
         "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--server-address",
+        metavar="ADDRESS",
+        type=own_address,
+        default=LOOPBACK,
+        help=f"address of this machine that servers listen on (default: {LOOPBACK})",
+    )
+    where.add_argument(
+        "--cluster",
+        metavar="URL",
+        help="make the load on the workers of a Dask scheduler, such as tcp://192.0.2.1:8786; they must"
+        " have this program, and reach --server-address",
     )
     how = parser.add_argument_group("how long")
     how.add_argument(
@@ -398,11 +426,21 @@ def measure(arguments: argparse.Namespace) -> int:
     os.makedirs(folder, exist_ok=True)
     if not os.access(folder, os.W_OK):  # better now than after minutes of measuring
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+    try:
+        cluster = Cluster(arguments.cluster) if arguments.cluster else None
+    except ClusterFailed as error:
+        return complain(arguments, str(error), os.EX_UNAVAILABLE)
     interrupt = Interrupt()
     interrupt.install()
     for name, reason in result.left_out.items():
         print(f"compare run: left out: {name}: {reason}", file=sys.stderr, flush=True)
-    run(result, interrupt, lambda so_far: save(folder, FILE, schema.dump(so_far)))
+    run(
+        result,
+        interrupt,
+        lambda so_far: save(folder, FILE, schema.dump(so_far)),
+        address=arguments.server_address,
+        cluster=cluster,
+    )
     if result.samples:
         save(folder, FILE, schema.dump(result))
         write_reports(result, folder)

@@ -51,6 +51,7 @@ SAME_MACHINE = {  # what figures depend on; the key, and its name for people
     "cryptography": "cryptography",
     "openssl_of_cryptography": "OpenSSL",
     "cpu_source": "source of CPU times",
+    "generators": "machines that make the load",
 }
 
 

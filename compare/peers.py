@@ -33,12 +33,13 @@ VERSION = 10.0  # seconds that a program has to tell its version
 
 
 class Listen(NamedTuple):
-    """What a peer is told: 127.0.0.1, and this."""
+    """What a peer is told."""
 
     port: int
     method: str
     password: str
     folder: str  # for its config file
+    address: str = "127.0.0.1"
 
 
 class Peer(NamedTuple):
@@ -64,7 +65,7 @@ def write(listen: Listen, config: object) -> str:
 def shadowsocks_config(listen: Listen) -> dict[str, object]:
     """What shadowsocks-libev began, and others read."""
     return {
-        "server": "127.0.0.1",
+        "server": listen.address,
         "server_port": listen.port,
         "password": listen.password,
         "method": listen.method,
@@ -73,7 +74,7 @@ def shadowsocks_config(listen: Listen) -> dict[str, object]:
 
 def libev(listen: Listen) -> list[str]:
     path = write(listen, shadowsocks_config(listen))
-    return ["ss-server", "-s", "127.0.0.1", "-p", str(listen.port), "-m", listen.method, "-c", path]
+    return ["ss-server", "-s", listen.address, "-p", str(listen.port), "-m", listen.method, "-c", path]
 
 
 def rust(listen: Listen) -> list[str]:
@@ -81,14 +82,14 @@ def rust(listen: Listen) -> list[str]:
 
 
 def go(listen: Listen) -> list[str]:
-    uri = f"ss://{GO_METHODS[listen.method]}:{listen.password}@127.0.0.1:{listen.port}"
+    uri = f"ss://{GO_METHODS[listen.method]}:{listen.password}@{listen.address}:{listen.port}"
     return ["go-shadowsocks2", "-s", uri]
 
 
 def v2ray(listen: Listen) -> list[str]:
     settings = {"method": listen.method, "password": listen.password, "network": "tcp"}
     inbound = {
-        "listen": "127.0.0.1",
+        "listen": listen.address,
         "port": listen.port,
         "protocol": "shadowsocks",
         "settings": settings,
@@ -99,7 +100,7 @@ def v2ray(listen: Listen) -> list[str]:
 
 
 def pproxy(listen: Listen) -> list[str]:
-    return ["pproxy", "-l", f"ss://{listen.method}:{listen.password}@127.0.0.1:{listen.port}"]
+    return ["pproxy", "-l", f"ss://{listen.method}:{listen.password}@{listen.address}:{listen.port}"]
 
 
 PEERS = {

@@ -20,11 +20,12 @@ from typing import TextIO
 from compare import environment
 from compare.bench import Bench, BenchFailed
 from compare.cgroup import cpu_source
+from compare.cluster import Cluster
 from compare.interrupt import Interrupt, Interrupted
 from compare.plan import Planned, make_plan
 from compare.sample import take
 from compare.schema import Result, RowInfo, Settings
-from compare.servers import ROWS, Row
+from compare.servers import LOOPBACK, ROWS, Row
 
 INTERRUPTED = "interrupted"
 UNFINISHED = "killed, or still running"
@@ -77,6 +78,9 @@ def run(
     interrupt: Interrupt,
     keep: Callable[[Result], None] = lambda _: None,
     progress_to: TextIO = sys.stderr,
+    *,
+    address: str = LOOPBACK,
+    cluster: Cluster | None = None,
 ) -> None:
     """Takes all samples that `result` lacks, or those until the user interrupts or the bench breaks.
 
@@ -89,9 +93,10 @@ def run(
     progress = Progress(progress_to, len(plan), started)
     result.stopped = UNFINISHED
     try:
-        with Bench(interrupt) as bench:
+        with Bench(interrupt, address, cluster) as bench:
             now = environment.capture(bench.cores, environment.command_line())
             now["cpu_source"] = cpu_source()
+            now |= cluster.described() if cluster else {}
             result.environment = environment.resumed(result.environment, now) if taken else now
             stolen = environment.stolen() - result.environment["steal_seconds"]
             for done, planned in enumerate(plan):

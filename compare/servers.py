@@ -38,6 +38,7 @@ LOOKS = 0.005  # seconds between two looks at whether it listens, or has ended
 ATTEMPTS = 3  # a free port may be taken by somebody else before the server binds it
 LAST_LINES = 2  # of a failed server's output that are quoted
 RAISED = re.compile(r"(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b")  # how a traceback ends
+LOOPBACK = "127.0.0.1"
 STATUS = 10.0  # seconds that `tunnel status` has to answer
 
 MODEL, PEER, BASELINE, TWICE = "model", "peer", "baseline", "twice"
@@ -172,6 +173,7 @@ def start(
     *,
     workers: int | None = None,
     service: Sequence[str] = (),
+    address: str = LOOPBACK,
 ) -> Server:
     """A server that listens. Raises ServerFailed.
 
@@ -179,9 +181,13 @@ def start(
     without encryption.
     """
     for attempt in range(ATTEMPTS):
-        port = free_port()
+        port = free_port(address)
         folder = tempfile.TemporaryDirectory(prefix="compare-")
-        program = unsealed(row, port, service) if service else command(row, method, port, folder.name)
+        program = (
+            unsealed(row, address, port, service)
+            if service
+            else command(row, method, port, folder.name, address)
+        )
         if workers is not None:
             program += ["--workers", str(workers)]
         group = Group.make()
@@ -200,21 +206,34 @@ def start(
     raise ServerFailed(f"{row.name} did not start: {words}")
 
 
-def command(row: Row, method: str, port: int, folder: str) -> list[str]:
+def command(row: Row, method: str, port: int, folder: str, address: str = LOOPBACK) -> list[str]:
     """How a user starts it. The password stands in a file that only we can read, where there is a way."""
-    listen = peers.Listen(port, method, PASSWORD, folder)
+    listen = peers.Listen(port, method, PASSWORD, folder, address)
     if row.kind == PEER:
         return peers.PEERS[row.name].command(listen)
     if row.name == NULL:
         return [sys.executable, "-m", "compare.null", str(port), method]
     path, model = peers.write(listen, peers.shadowsocks_config(listen)), row.name.removesuffix(AGAIN)
-    return [sys.executable, "-m", "tunnel", "serve", f"--model={model}", "--config", path]
+    return [sys.executable, "-m", "tunnel", "serve", f"--model={model}", "--config", path, *allowed(address)]
 
 
-def unsealed(row: Row, port: int, service: Sequence[str]) -> list[str]:
+def allowed(address: str) -> list[str]:
+    """The flags that let clients of that address reach the target, which is on it too."""
+    return [] if address == LOOPBACK else ["--allow", f"{address}/32"]
+
+
+def unsealed(row: Row, address: str, port: int, service: Sequence[str]) -> list[str]:
     """The same model without encryption."""
     model = RELAY_MODEL if row.name == RELAY else row.name
-    words = ["tunnel", "serve", f"--model={model}", "--listen", f"127.0.0.1:{port}", *service]
+    words = [
+        "tunnel",
+        "serve",
+        f"--model={model}",
+        "--listen",
+        f"{address}:{port}",
+        *allowed(address),
+        *service,
+    ]
     return [sys.executable, "-m", *words]
 
 
@@ -255,7 +274,7 @@ def listening(port: int) -> bool:
         return any(fields[1].endswith(wanted) and fields[3] == "0A" for fields in map(str.split, file))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+def free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
