@@ -2,6 +2,7 @@
 
     run          measures the models, and writes result.json, report.md and report.html
     scenarios    what it can measure
+    ceiling      how fast the load generator itself is
 
 Rules: as in tunnel/cli.py, a user's mistake is one line and an exit code from sysexits.h. The report
 goes to standard output, progress to standard error and only to a terminal.
@@ -21,7 +22,9 @@ from typing import Any, NoReturn
 
 from compare import report, schema
 from compare.analysis import Analysis
-from compare.interrupt import Interrupt
+from compare.bench import BenchFailed
+from compare.ceiling import CONTENDERS, print_ceilings
+from compare.interrupt import Interrupt, Interrupted
 from compare.peers import found as found_peers
 from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, chosen_rows, run
@@ -99,6 +102,13 @@ def build_parser() -> Parser:
         dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
     )
     commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
+    ceiling_parser = commands.add_parser(
+        "ceiling",
+        help="how fast the load generator itself is",
+        description="Load a server that costs next to nothing, then some models, and print both.",
+        allow_abbrev=False,
+    )
+    add_ceiling(ceiling_parser)
     run_parser = commands.add_parser(
         "run",
         help="measure, and write a report",
@@ -107,6 +117,20 @@ def build_parser() -> Parser:
     )
     add_run(run_parser)
     return parser
+
+
+def add_ceiling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
+    )
+    parser.add_argument("--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD)
+    parser.add_argument(
+        "--duration",
+        metavar="S",
+        type=at_least(0.05, float, "a number of seconds from 0.05"),
+        default=0.5,
+        help="seconds of load in each sample (default: 0.5)",
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{scenario.name:<24}{scenario.summary:<68}{scenario.figures}")
         return os.EX_OK
     try:
+        if arguments.command == "ceiling":
+            return ceiling(arguments)
         return measure(arguments)
     except BrokenPipeError:  # `compare run | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -172,6 +198,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = f"{error.filename}: " if error.filename else ""
         print(f"compare run: {name}{error.strerror}", file=sys.stderr)
         return os.EX_CANTCREAT if error.filename else os.EX_OSERR
+
+
+def ceiling(arguments: argparse.Namespace) -> int:
+    models, left_out = runnable(arguments.models or CONTENDERS)
+    for name, reason in left_out.items():
+        print(f"compare ceiling: left out: {name}: {reason}", file=sys.stderr)
+    interrupt = Interrupt()
+    interrupt.install()
+    settings = schema.Settings([], 1, arguments.duration, 1, arguments.method)
+    try:
+        print_ceilings(models, settings, interrupt)
+    except Interrupted:
+        print(f"compare ceiling: {INTERRUPTED}", file=sys.stderr)
+        return EX_INTERRUPTED
+    except BenchFailed as failure:
+        print(f"compare ceiling: {failure}", file=sys.stderr)
+        return os.EX_SOFTWARE
+    return os.EX_OK
 
 
 def measure(arguments: argparse.Namespace) -> int:
