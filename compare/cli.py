@@ -7,6 +7,7 @@
     export       a result as CSV, or for pyperf                                             export.py
     peers        what can be measured beside the models, and how to get it                  peers.py
     scenarios    what it can measure                                                        plan.py
+    ceiling      how fast the load generator itself is                                      ceiling.py
     completion   a script for the shell
 
 Rules: as in tunnel/cli.py, a user's mistake is one line and an exit code from sysexits.h. The report
@@ -31,9 +32,11 @@ from typing import Any, NoReturn
 
 from compare import diff, export, peers, report, schema
 from compare.analysis import METRICS, Analysis
+from compare.bench import BenchFailed
+from compare.ceiling import CONTENDERS, print_ceilings
 from compare.cluster import Cluster, ClusterFailed
 from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
-from compare.interrupt import Interrupt
+from compare.interrupt import Interrupt, Interrupted
 from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
@@ -152,6 +155,13 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
+    ceiling_parser = commands.add_parser(
+        "ceiling",
+        help="how fast the load generator itself is",
+        description="Load a server that costs next to nothing, then some models, and print both.",
+        allow_abbrev=False,
+    )
+    add_ceiling(ceiling_parser)
     completion = commands.add_parser(
         "completion",
         help="print a completion script for your shell",
@@ -218,6 +228,20 @@ def add_export(commands: Any) -> None:
     kind.add_argument("--csv", metavar="FILE", help="a line for each sample and figure; - is standard output")
     kind.add_argument(
         "--pyperf", metavar="FILE", help="times and memory, a run for each sample; - is standard output"
+    )
+
+
+def add_ceiling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
+    )
+    parser.add_argument("--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD)
+    parser.add_argument(
+        "--duration",
+        metavar="S",
+        type=at_least(0.05, float, "a number of seconds from 0.05"),
+        default=0.5,
+        help="seconds of load in each sample (default: 0.5)",
     )
 
 
@@ -405,6 +429,22 @@ def export_result(arguments: argparse.Namespace) -> int:
     return os.EX_OK
 
 
+def ceiling(arguments: argparse.Namespace) -> int:
+    models, left_out = runnable(arguments.models or CONTENDERS)
+    for name, reason in left_out.items():
+        print(f"compare ceiling: left out: {name}: {reason}", file=sys.stderr)
+    interrupt = Interrupt()
+    interrupt.install()
+    settings = schema.Settings([], 1, arguments.duration, 1, arguments.method)
+    try:
+        print_ceilings(models, settings, interrupt)
+    except Interrupted:
+        return complain(arguments, INTERRUPTED, EX_INTERRUPTED)
+    except BenchFailed as failure:
+        return complain(arguments, str(failure), os.EX_SOFTWARE)
+    return os.EX_OK
+
+
 def measure(arguments: argparse.Namespace) -> int:
     started = time.time()
     if arguments.resume:
@@ -523,5 +563,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": export_result,
     "peers": print_peers,
     "scenarios": print_scenarios,
+    "ceiling": ceiling,
     "completion": print_completion,
 }

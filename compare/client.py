@@ -40,6 +40,10 @@ class Failed(Exception):
     """The server, or the bytes that it passed on, did not do what they should."""
 
 
+class WrongBytes(Failed):
+    """What came through is not what was sent: never forgiven."""
+
+
 class Plain(Flow):
     """No protocol at all: for the baseline without a server."""
 
@@ -151,10 +155,10 @@ class Connection:
             if not plain:
                 continue
             if len(plain) > left:
-                raise Failed("more bytes came back than were asked for")
+                raise WrongBytes("more bytes came back than were asked for")
             index = first_wrong(plain, place)
             if index is not None:
-                raise Failed(f"wrong byte down, at {down - left + index} of {down}")
+                raise WrongBytes(f"wrong byte down, at {down - left + index} of {down}")
             place += len(plain)
             left -= len(plain)
             self.progress.add(len(plain))
@@ -181,6 +185,6 @@ class Connection:
 def check_reply(head: bytes, tag: int) -> None:
     magic, answered, wrong = REPLY.unpack(head)
     if magic != MAGIC or answered != tag:
-        raise Failed("wrong bytes where the reply should be")
+        raise WrongBytes("wrong bytes where the reply should be")
     if wrong != ALL_RIGHT:
-        raise Failed(f"wrong byte up, at {wrong}")
+        raise WrongBytes(f"wrong byte up, at {wrong}")

@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from itertools import accumulate, cycle, takewhile
 from typing import Any, NamedTuple
 
-from compare.client import SILENCE, Endpoint, Failed, check_reply
+from compare.client import SILENCE, Endpoint, Failed, WrongBytes, check_reply
 from compare.exchange import (
     ALL_RIGHT,
     BOTH,
@@ -220,7 +220,7 @@ class Stream:
         except BlockingIOError:
             return False
         except ProtocolError as error:
-            raise Failed(f"what came back is not the protocol: {error}") from None
+            raise WrongBytes(f"what came back is not the protocol: {error}") from None
         except OSError as error:
             raise Failed(f"connection lost: {error.strerror}") from None
 
@@ -273,7 +273,7 @@ class Stream:
         if rest:
             rest = self._head(rest) if self._both else self._pattern(rest)
             if rest:
-                raise Failed("more bytes came back than were asked for")
+                raise WrongBytes("more bytes came back than were asked for")
         if self._reply_left or self._down_left:
             return False
         self.down.release()
@@ -299,7 +299,7 @@ class Stream:
         if piece:
             index = self._wrong(piece, self._down_place)
             if index is not None:
-                raise Failed(f"wrong byte down, {self._down_left - index} before the end")
+                raise WrongBytes(f"wrong byte down, {self._down_left - index} before the end")
             self._down_place += len(piece)
             self._down_left -= len(piece)
             self.received += len(piece)
@@ -363,6 +363,7 @@ class Driver:
         self._kept: list[Stream] = []  # idle
         self._busy: list[Stream] = []  # those of open_loop and busy
         self._slept = False  # in the last turn
+        self._waited = 0  # nanoseconds in which the loop had nothing to do
 
     def open_loop(
         self,
@@ -387,7 +388,7 @@ class Driver:
         with undisturbed():
             started = now = before = clock()
             end = started + int(duration * 1e9)
-            flight = InFlight(now)
+            flight, self._waited = InFlight(now), 0
             for stream in streams:
                 stream.free_since = started
                 if stream.fd in beside:
@@ -435,6 +436,7 @@ class Driver:
             "achieved": len(latencies) / wall,
             "late": late / max(1, len(latencies)),
             "in_flight": flight.mean(),
+            "waited": self._waited / 1e9 / wall,
             "connections": connections,
             "rate": len(latencies) / wall,
             "latency_us": counted(latencies),
@@ -450,7 +452,7 @@ class Driver:
         with undisturbed():
             started = now = clock()
             end = started + int(duration * 1e9)
-            flight = InFlight(now)
+            flight, self._waited = InFlight(now), 0
             for stream in streams:
                 stream.received = 0
                 flight.change(1, now)
@@ -474,6 +476,7 @@ class Driver:
             "count": count,
             "bytes": count * (shape.up + shape.down),
             "in_flight": flight.mean(),
+            "waited": self._waited / 1e9 / wall,
             "connections": connections,
             "fairness": even([stream.received for stream in streams]),
             "rate": count / wall,
@@ -493,7 +496,7 @@ class Driver:
         """`count` short connections, `clients` at once; none begins after `duration`.
 
         finish: our FIN, then the server's; otherwise we close first, and at once, as in the book.
-        lenient: failures are counted, and not the end.
+        lenient: connections that failed are counted, and not the end; a wrong byte is.
         """
         latencies, firsts = array("q"), array("q")
         clock = time.perf_counter_ns
@@ -502,7 +505,7 @@ class Driver:
         with undisturbed():
             started = now = clock()
             end = started + int((duration or 1e9) * 1e9)
-            flight = InFlight(now)
+            flight, self._waited = InFlight(now), 0
             while alive or (begun < count and now < end):
                 while len(alive) < clients and begun < count and now < end:
                     begun += 1
@@ -527,8 +530,8 @@ class Driver:
                         now = clock()
                         latencies.append(now - stream.began)
                         firsts.append(stream.first - stream.began)
-                    except Failed:
-                        if not lenient:
+                    except Failed as failure:
+                        if not lenient or isinstance(failure, WrongBytes):
                             raise
                         failures += 1
                     flight.change(-1, now)
@@ -542,6 +545,7 @@ class Driver:
             "count": served,
             "failures": failures,
             "in_flight": flight.mean(),
+            "waited": self._waited / 1e9 / wall,
             "connections": clients,
             "rate": served / wall,
             "first_us": sorted(firsts)[served // 2] / 1000 if served else 0.0,
@@ -611,7 +615,9 @@ class Driver:
         if events:
             return events
         patience = SILENCE if idle is None else min(SILENCE, max(0, idle) / 1e9)
+        asleep = time.perf_counter_ns()
         readable, _, _ = select.select((self._epoll,), (), (), patience)
+        self._waited += time.perf_counter_ns() - asleep
         if not readable and (idle is None or patience == SILENCE):
             raise Failed(f"nothing moved for {SILENCE:g} s")
         return self._epoll.poll(0) if readable else []

@@ -66,9 +66,10 @@ class Load:
     def warm(self, seconds_each: float, **what: Any) -> dict[str, Any]:
         """Windows of load until two agree; tells the last one's rate (bytes or exchanges a second)."""
         rate = 0.0
+        enough = time.monotonic() + 2 * WINDOWS * seconds_each  # the smallest window may be long
         for _ in range(WINDOWS):
             before, rate = rate, self.measure(duration=seconds_each, rate=rate, **what)["rate"]
-            if abs(rate - before) < AGREE * rate:
+            if abs(rate - before) < AGREE * rate or time.monotonic() > enough:
                 break
         return {"rate": rate}
 

@@ -10,7 +10,9 @@ the generator could do if no server held it up.
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import socket
 import sys
 
@@ -66,6 +68,7 @@ class Client(Connection):
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_OK))
     port, secret = int(sys.argv[1]), Secret.from_password(find_method(sys.argv[2]), PASSWORD)
     listener = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -144,21 +144,23 @@ SCENARIOS = {
         Scenario("shock", f"{SHOCK:,} connects at once", "time to serve all, failures", (DIRECT,), most=1),
         Scenario(
             UNP,
-            f"UNP 30: {CROWD:,} requests for 4,000 bytes, {CLIENTS} at once, no encryption",
+            f"UNP 30: up to {CROWD:,} times 4,000 bytes, {CLIENTS} at once, no encryption",
             "CPU above iterative, clients per child",
             (),
             most=2,
             points=HERD,
             few=(CHILDREN, HERD[-1]),
+            part=0.5,
         ),
-        Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", ()),
+        Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(
             "children",
-            f"{CROWD:,} connections, {CLIENTS} at once, pools of {CHILDREN}",
+            f"up to {CROWD:,} connections, {CLIENTS} at once, pools of {CHILDREN}",
             "clients per child (UNP 30.2)",
             (),
             pools=True,
-            most=3,
+            most=2,
+            part=0.5,
         ),
     )
 }

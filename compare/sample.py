@@ -44,6 +44,7 @@ MIXED_RATE = 500.0  # small requests a second beside bulk streams
 BOOKS_BYTES = 4000  # that UNP 30's client asks for
 FIGURES = (
     *("wall", "count", "bytes", "offered", "achieved", "late", "in_flight", "connections", "failures"),
+    "waited",
     *("p99_alone", "p99_beside", "fairness"),
 )
 # Each connection is gone when it is over: children that served them are waited for.
@@ -231,7 +232,8 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
         sample.notes.append("the server was still busy when its CPU was read")
     used = load_side(bench, generator / wall, target / wall)
     sample.invalid = why_invalid(sample.figures, sample.service_us or sample.latency_us, used)
-    sample.limited = limit(bench, spent / wall, generator / wall, target / wall)
+    waited = sample.figures.get("waited", 1.0)
+    sample.limited = limit(bench, spent / wall, generator / wall, target / wall, waited)
     if pool and (scenario in ("children", UNP) or (scenario == "connections" and sample.round == 1)):
         sample.workers, served = clients_by_worker(server)
         if not sample.workers:
@@ -245,9 +247,9 @@ def load_side(bench: Bench, generator: float, target: float) -> float:
     return generator + target if bench.cores.generator == bench.cores.target else max(generator, target)
 
 
-def limit(bench: Bench, server: float, generator: float, target: float) -> str | None:
+def limit(bench: Bench, server: float, generator: float, target: float, waited: float = 1.0) -> str | None:
     """What held the throughput back, if it was not the server. Arguments: parts of a core."""
-    return why_limited(bench.cores.apart, server, load_side(bench, generator, target))
+    return why_limited(bench.cores.apart, server, load_side(bench, generator, target), waited)
 
 
 def switches_and_faults(before: tree.Activity, after: tree.Activity) -> dict[str, float]:

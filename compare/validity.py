@@ -2,6 +2,7 @@
 
     late         part of requests that the generator sent over 1 ms after it could have   <= 1 %
     its core     generator (and target, where they share one)                             <  95 %
+    its time     part in which its loop waited for a server                               >= 5 %
     Little       N = X * R: in flight, answers a second, seconds each                     within 10 %
 
 Latency at an offered rate says nothing once the generator is late: such a sample is `invalid`. Where
@@ -20,12 +21,18 @@ from collections.abc import Mapping, Sequence
 LATE = 0.01  # of all requests
 LITTLE = 0.1  # by which both sides may differ
 SATURATED = 0.95  # of a core
+SPARE = 1 - SATURATED  # of the time, in which a generator's loop must have had nothing to do
 
 
 def why_invalid(
     figures: Mapping[str, float], services: Sequence[tuple[int, int]], generator: float
 ) -> str | None:
-    """Why latencies at an offered rate do not count. `generator`: the part of its core that was used."""
+    """Why a sample does not count, its latencies at an offered rate above all.
+
+    generator: the part of its core that was used.
+    """
+    if figures.get("failures") and not figures["count"]:
+        return f"none of {figures['failures']:g} connections was served"
     late = figures.get("late", 0.0)
     if late > LATE:
         return f"the generator was late: {late:.1%} of requests were sent over 1 ms after they were due"
@@ -48,10 +55,16 @@ def little(figures: Mapping[str, float], services: Sequence[tuple[int, int]]) ->
     return abs(sides[0] - sides[1]) / max(*sides)
 
 
-def why_limited(apart: bool, server: float, generator: float) -> str | None:
-    """What held the throughput back, if it was not the server. Arguments: parts of a core."""
+def why_limited(apart: bool, server: float, generator: float, waited: float = 1.0) -> str | None:
+    """What held the throughput back, if it was not the server. Arguments: parts of a core.
+
+    waited: the part of the time in which the generator's loop had nothing to do. Less than a core may
+    be all that it got, where something else runs on that core.
+    """
     if not apart:
         return "server and generator share one core"
     if server >= SATURATED:
         return None
-    return "generator and target use their whole core" if generator >= SATURATED else None
+    if generator >= SATURATED:
+        return "generator and target use their whole core"
+    return f"the generator had something to do {1 - waited:.0%} of the time" if waited < SPARE else None

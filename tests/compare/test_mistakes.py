@@ -33,6 +33,7 @@ MISTAKES = {
         os.EX_USAGE,
         "'soon': expected a number of seconds",
     ),
+    "a ceiling of no model": (["ceiling", "--models", "x"], os.EX_USAGE, "model 'x' does not exist"),
     "an unknown method": (["run", "--method", "rc4"], os.EX_USAGE, "aes-256-gcm"),
     "a file as folder": (["run", "--out", __file__], os.EX_CANTCREAT, "File exists"),
 }
@@ -138,13 +139,13 @@ def test_a_first_impression_says_what_it_leaves_out(command: Command, tmp_path: 
 
 
 def fake_ss_server(folder: Path, script: str) -> str:
-    """A PATH on which `ss-server` is this script."""
+    """A PATH on which `ss-server` is this script, and there is no other peer."""
     path = folder / "bin"
     path.mkdir()
     program = path / "ss-server"
     program.write_text(script)
     program.chmod(0o755)
-    return f"{path}:{os.environ['PATH']}"
+    return str(path)
 
 
 def test_a_server_that_does_not_start_costs_only_its_own_samples(command: Command, tmp_path: Path) -> None:

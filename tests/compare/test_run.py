@@ -16,7 +16,7 @@ import models
 from compare import bench, schema, servers
 from compare.analysis import HEADLINES, Analysis
 from compare.interrupt import Interrupt
-from compare.plan import CHILDREN, CROWD, QUICK
+from compare.plan import CHILDREN, CROWD, QUICK, SCENARIOS
 from compare.run import begun, run
 from compare.schema import Result, Settings
 from compare.servers import AEAD, DIRECT, ROWS
@@ -87,7 +87,7 @@ def test_user_and_system_add_up(finished: Finished) -> None:
 
 
 def test_clients_per_child_come_from_the_scoreboard(finished: Finished) -> None:
-    size = int(CROWD * finished.result.settings.duration)
+    size = int(CROWD * finished.result.settings.duration * SCENARIOS["children"].part)
     for sample in finished.result.samples:
         if sample.scenario == "children":
             assert len(sample.workers) == CHILDREN
