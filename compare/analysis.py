@@ -222,3 +222,60 @@ def names(rows: Sequence[str], most: int | None = None) -> str:
     if most is not None and len(rows) > most:
         rows = [*rows[: most - 1], f"{len(rows) - most + 1} others"]
     return " and ".join([", ".join(rows[:-1]), rows[-1]] if len(rows) > 1 else rows)
+
+
+# What the scenarios of one point each show beyond the figures above
+
+
+def figure(name: str, unit: float = 1.0) -> Callable[[Sample], float | None]:
+    return lambda sample: sample.figures[name] / unit if name in sample.figures else None
+
+
+def per_mb(*names: str) -> Callable[[Sample], float | None]:
+    """How often for each megabyte, of all these together."""
+
+    def of(sample: Sample) -> float | None:
+        figures = sample.figures
+        known = all(name in figures for name in names) and figures.get("bytes")
+        return sum(figures[name] for name in names) / figures["bytes"] * MB if known else None
+
+    return of
+
+
+METRICS |= {
+    metric.key: metric
+    for metric in (
+        Metric("both_cpu", "bulk-both", "CPU both", "CPU-s/GB", per_gb("cpu"), 3),
+        Metric("both_user", "bulk-both", "user", "CPU-s/GB", per_gb("user"), 3),
+        Metric("both_system", "bulk-both", "system", "CPU-s/GB", per_gb("system"), 3),
+        Metric("both_rate", "bulk-both", "rate both", "MB/s", rate("bytes", MB), 0, True, True),
+        *(
+            metric
+            for name in ("up", "down")
+            for metric in (
+                Metric(f"{name}_waits", f"bulk-{name}", "waits", "switches/MB", per_mb("ctx_voluntary"), 2),
+                Metric(
+                    f"{name}_preempted",
+                    f"bulk-{name}",
+                    "preempted",
+                    "switches/MB",
+                    per_mb("ctx_involuntary"),
+                    2,
+                ),
+                Metric(f"{name}_peak", f"bulk-{name}", "peak", "MB PSS", megabytes("pss_peak"), 1),
+            )
+        ),
+        Metric("crowd_cpu", "connections-concurrent", "CPU", "us/connection", per_count("cpu"), 0),
+        Metric(
+            "crowd_rate", "connections-concurrent", "rate", "connections/s", rate("count", 1), 0, True, True
+        ),
+        Metric("crowd_p50", "connections-concurrent", "p50", "us", latency(0.5)),
+        Metric("crowd_p99", "connections-concurrent", "p99", "us", latency(0.99)),
+        Metric("mixed_alone", "mixed", "p99 alone", "us", figure("p99_alone")),
+        Metric("mixed_beside", "mixed", "p99 beside", "us", figure("p99_beside")),
+        Metric("mixed_fair", "mixed", "fairness", "of 1", figure("fairness"), 3, True),
+        Metric("shock_wall", "shock", "to serve all", "ms", figure("wall", 1e-3)),
+        Metric("shock_failures", "shock", "failures", "connections", figure("failures")),
+        Metric("shock_p99", "shock", "p99", "us", latency(0.99)),
+    )
+}

@@ -228,7 +228,7 @@ def models_with_pools() -> list[str]:
 
 def write(result: schema.Result, folder: str) -> None:
     """The raw samples first, so that nothing after them can lose them; the terminal last: it may be gone."""
-    from compare.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
+    from compare.report.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
 
     save(folder, "result.json", schema.dump(result))
     analysis = Analysis(result)
