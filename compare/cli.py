@@ -1,7 +1,7 @@
 """The `compare` command.
 
     run          measures the models, and writes result.json, report.md and report.html     run.py
-    report       makes the reports of a result again                                        report.py, page.py
+    report       makes the reports of a result again                                        report/
     diff         what differs between two results, and what only seems to                   diff.py
     list         the results that are there                                                 history.py
     export       a result as CSV, or for pyperf                                             export.py
@@ -537,7 +537,7 @@ def models_with_pools() -> list[str]:
 
 def write_reports(result: Result, folder: str) -> None:
     """The terminal last: it may be gone."""
-    from compare.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
+    from compare.report.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
 
     analysis = Analysis(result)
     save(folder, "report.md", report.markdown(analysis))

@@ -12,9 +12,9 @@ import pytest
 from compare import report
 from compare.analysis import HEADLINES, Analysis
 from compare.bench import Bench, Cores
-from compare.page import page, source_figures
-from compare.plots import WIDE, latency
 from compare.report import BOOK
+from compare.report.page import page
+from compare.report.sources import source_figures
 from compare.sample import limit
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
 from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER, TWICE
@@ -206,22 +206,6 @@ def test_who_shares_evenly_is_said_in_words() -> None:
     assert report.fairness(Analysis(result_of(rounds("fork", 0.8)))) is None
 
 
-def test_many_rows_have_a_legend_for_few() -> None:
-    """Twenty lines in eight colours would be told apart by nobody."""
-    many = [f"model-{number}" for number in range(19)]
-    samples = [
-        Sample(row, "ping-pong", 1, figures={"wall": 1.0, "count": 2000}, latency_us=[(90 + place, 2000)])
-        for place, row in enumerate([*many, LIBEV])
-    ]
-    plot = latency(Analysis(result_of(samples)))
-    assert plot
-    legend = plot.spec(WIDE, False)["layer"][1]["encoding"]["color"]["scale"]
-    assert sorted(legend["domain"]) == sorted([*many[:6], LIBEV])
-    assert len(set(legend["range"])) == len(legend["range"])
-    assert len(plot.table.rows) == 20
-    assert "pale: the others" in plot.sentence
-
-
 def test_a_long_list_of_equals_is_cut_in_sentences() -> None:
     samples = [sample for number in range(12) for sample in rounds(f"model-{number}", 0.8)]
     analysis = Analysis(result_of(samples))
@@ -237,7 +221,7 @@ def test_a_model_in_a_package_is_quoted_from_its_files(
     )
     (tmp_path / "of_many" / "accept.py").write_text("    # fig: accept\n    z = 3\n    # end fig\n")
     (tmp_path / "of_many" / "notes.txt").write_text("# fig: no\nx\n# end fig\n")
-    monkeypatch.setattr("compare.page.files", lambda _: tmp_path)
+    monkeypatch.setattr("compare.report.sources.files", lambda _: tmp_path)
     expected = [("accept.py: accept", "z = 3"), ("loop.py: run", "x = 1"), ("loop.py: poll", "y = 2")]
     assert source_figures("of-many") == expected
     assert source_figures("gone") == []

@@ -185,7 +185,7 @@ def started(command: Command, interrupt: Interrupt, monkeypatch: pytest.MonkeyPa
     """A function that starts STUBBORN in the place of a model."""
 
     def start(how: str) -> servers.Server:
-        def program(_row: object, _method: str, port: int, _folder: str) -> Sequence[str]:
+        def program(_row: object, _method: str, port: int, *_where: str) -> Sequence[str]:
             return [sys.executable, "-c", STUBBORN, str(port), how]
 
         monkeypatch.setattr(servers, "command", program)
