@@ -38,7 +38,7 @@ EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 ENDLESS = 100_000  # characters in a line of a file
 
-ROUNDS, DURATION = 5, 1.0
+ROUNDS, DURATION = 5, 0.8
 QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 BY_QUICK = "--quick leaves it out: compare run --scenarios {}"
 NO_POOL = "the scenario children is for models with a pool"
@@ -163,7 +163,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         metavar="N",
         type=at_least(1, int, "a whole number from 1"),
-        help=f"samples of each figure (default: {ROUNDS}, which takes all models about twenty minutes)",
+        help=f"samples of each figure (default: {ROUNDS}, which takes all models under half an hour)",
     )
     how.add_argument(
         "--duration",

@@ -64,6 +64,7 @@ class Endpoint:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.place: tuple[str, int] = ("127.0.0.1", order["port"])
+        self.fin: bool = order.get("fin", True)  # the server passes our FIN on; else nobody waits for its own
         self._target = Address("127.0.0.1", order["target"])
         self._secret: Secret | None = None
         if order["method"] is not None:
@@ -100,6 +101,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint) -> None:
         self.up, self.down = endpoint.flows()
         self.progress = Progress()
+        self._fin = endpoint.fin
         self.sock = socket.socket()
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -164,6 +166,9 @@ class Connection:
 
     def finish(self) -> None:
         """Ends it in order: our FIN, then the server's, with nothing in between."""
+        if not self._fin:
+            self.close()
+            return
         try:
             self.sock.shutdown(socket.SHUT_WR)
             if self.sock.recv(1):

@@ -47,6 +47,7 @@ class Peer(NamedTuple):
     summary: str
     command: Callable[[Listen], list[str]]
     version: tuple[str, ...]  # arguments that make it tell its version
+    fin: bool = True  # it passes a FIN on; others close seconds after it
     shows_password: bool = False  # in its arguments: it has no other way
 
 
@@ -104,8 +105,16 @@ PEERS = {
     for peer in (
         Peer("libev", "ss-server", "shadowsocks-libev, a C program on an epoll loop", libev, ("-h",)),
         Peer("rust", "ssserver", "shadowsocks-rust, on tokio", rust, ("--version",)),
-        Peer("go", "go-shadowsocks2", "a goroutine for each direction", go, (), shows_password=True),
-        Peer("v2ray", "v2ray", "V2Ray's Shadowsocks inbound, goroutines", v2ray, ("-version",)),
+        Peer(
+            "go",
+            "go-shadowsocks2",
+            "a goroutine for each direction",
+            go,
+            version=(),
+            fin=False,
+            shows_password=True,
+        ),
+        Peer("v2ray", "v2ray", "V2Ray's Shadowsocks inbound, goroutines", v2ray, ("-version",), fin=False),
         Peer("pproxy", "pproxy", "Python, asyncio streams", pproxy, ("--version",), shows_password=True),
     )
 }
