@@ -63,9 +63,10 @@ class Endpoint:
     """Where to connect, and how to speak there."""
 
     def __init__(self, order: dict[str, Any]) -> None:
-        self.place: tuple[str, int] = ("127.0.0.1", order["port"])
+        host = order.get("host", "127.0.0.1")  # of the server, and of the target as the server sees it
+        self.place: tuple[str, int] = (host, order["port"])
         self.fin: bool = order.get("fin", True)  # the server passes our FIN on; else nobody waits for its own
-        self._target = Address("127.0.0.1", order["target"])
+        self._target = Address(host, order["target"])
         self._secret: Secret | None = None
         if order["method"] is not None:
             self._secret = Secret.from_password(find_method(order["method"]), order["password"])

@@ -22,6 +22,8 @@ import subprocess
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tabulate import tabulate
+
 GO_METHODS = {
     "aes-128-gcm": "AEAD_AES_128_GCM",
     "aes-256-gcm": "AEAD_AES_256_GCM",
@@ -31,12 +33,13 @@ VERSION = 10.0  # seconds that a program has to tell its version
 
 
 class Listen(NamedTuple):
-    """What a peer is told: 127.0.0.1, and this."""
+    """What a peer is told."""
 
     port: int
     method: str
     password: str
     folder: str  # for its config file
+    address: str = "127.0.0.1"
 
 
 class Peer(NamedTuple):
@@ -47,6 +50,7 @@ class Peer(NamedTuple):
     summary: str
     command: Callable[[Listen], list[str]]
     version: tuple[str, ...]  # arguments that make it tell its version
+    get: str  # how to get it
     fin: bool = True  # it passes a FIN on; others close seconds after it
     shows_password: bool = False  # in its arguments: it has no other way
 
@@ -62,7 +66,7 @@ def write(listen: Listen, config: object) -> str:
 def shadowsocks_config(listen: Listen) -> dict[str, object]:
     """What shadowsocks-libev began, and others read."""
     return {
-        "server": "127.0.0.1",
+        "server": listen.address,
         "server_port": listen.port,
         "password": listen.password,
         "method": listen.method,
@@ -71,7 +75,7 @@ def shadowsocks_config(listen: Listen) -> dict[str, object]:
 
 def libev(listen: Listen) -> list[str]:
     path = write(listen, shadowsocks_config(listen))
-    return ["ss-server", "-s", "127.0.0.1", "-p", str(listen.port), "-m", listen.method, "-c", path]
+    return ["ss-server", "-s", listen.address, "-p", str(listen.port), "-m", listen.method, "-c", path]
 
 
 def rust(listen: Listen) -> list[str]:
@@ -79,14 +83,14 @@ def rust(listen: Listen) -> list[str]:
 
 
 def go(listen: Listen) -> list[str]:
-    uri = f"ss://{GO_METHODS[listen.method]}:{listen.password}@127.0.0.1:{listen.port}"
+    uri = f"ss://{GO_METHODS[listen.method]}:{listen.password}@{listen.address}:{listen.port}"
     return ["go-shadowsocks2", "-s", uri]
 
 
 def v2ray(listen: Listen) -> list[str]:
     settings = {"method": listen.method, "password": listen.password, "network": "tcp"}
     inbound = {
-        "listen": "127.0.0.1",
+        "listen": listen.address,
         "port": listen.port,
         "protocol": "shadowsocks",
         "settings": settings,
@@ -97,25 +101,56 @@ def v2ray(listen: Listen) -> list[str]:
 
 
 def pproxy(listen: Listen) -> list[str]:
-    return ["pproxy", "-l", f"ss://{listen.method}:{listen.password}@127.0.0.1:{listen.port}"]
+    return ["pproxy", "-l", f"ss://{listen.method}:{listen.password}@{listen.address}:{listen.port}"]
 
 
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("libev", "ss-server", "shadowsocks-libev, a C program on an epoll loop", libev, ("-h",)),
-        Peer("rust", "ssserver", "shadowsocks-rust, on tokio", rust, ("--version",)),
+        Peer(
+            "libev",
+            "ss-server",
+            "shadowsocks-libev, a C program on an epoll loop",
+            libev,
+            ("-h",),
+            "apt-get install shadowsocks-libev",
+        ),
+        Peer(
+            "rust",
+            "ssserver",
+            "shadowsocks-rust, on tokio",
+            rust,
+            ("--version",),
+            "cargo install shadowsocks-rust",
+        ),
         Peer(
             "go",
             "go-shadowsocks2",
             "a goroutine for each direction",
             go,
-            version=(),
+            (),
+            "go install github.com/shadowsocks/go-shadowsocks2@latest",
             fin=False,
             shows_password=True,
         ),
-        Peer("v2ray", "v2ray", "V2Ray's Shadowsocks inbound, goroutines", v2ray, ("-version",), fin=False),
-        Peer("pproxy", "pproxy", "Python, asyncio streams", pproxy, ("--version",), shows_password=True),
+        Peer(
+            "v2ray",
+            "v2ray",
+            "V2Ray's Shadowsocks inbound, goroutines",
+            v2ray,
+            ("-version",),
+            "apt-get install v2ray",
+            fin=False,
+        ),
+        Peer(
+            "pproxy",
+            "pproxy",
+            "Python, asyncio streams",
+            pproxy,
+            ("--version",),
+            "pip install pproxy",
+            shows_password=True,
+        ),
     )
 }
 
@@ -123,6 +158,16 @@ PEERS = {
 def found() -> list[str]:
     """The names of those that are on PATH."""
     return [peer.name for peer in PEERS.values() if shutil.which(peer.program)]
+
+
+def listing() -> str:
+    """A line for each: where it is and which version, or how to get it."""
+    rows = []
+    for peer in PEERS.values():
+        path = shutil.which(peer.program)
+        state = f"{path}, version {version(peer.name)}" if path else f"not found: {peer.get}"
+        rows.append([peer.name, state])
+    return tabulate(rows, ["ROW", ""], tablefmt="plain", disable_numparse=True)
 
 
 def version(name: str) -> str:

@@ -342,7 +342,7 @@ def latency(analysis: Analysis) -> Plot | None:
     if not pooled:
         return None
     known = {row: sum(count for _, count in counts) for row, counts in pooled.items()}
-    parts = [part for part in PARTS if min(known.values()) * (1 - part) >= 5]  # of fewer, chance decides
+    parts = [part for part in PARTS if min(known.values()) * (1 - part) >= 5] or [0.5]  # else chance decides
     order = list(pooled)
     tail = {row: percentile(pooled[row], 0.99) for row in order if row in analysis.servers}
     ours = sorted((row for row in tail if row != LIBEV), key=tail.__getitem__)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from compare.analysis import HEADLINES, METRICS, Analysis, Metric, names
+from compare.environment import doubts
 from compare.plan import CHILDREN, CLIENTS, SCENARIOS
 from compare.schema import Sample
 from compare.servers import LIBEV, PEER
@@ -125,6 +126,7 @@ def foreign(sample: Sample) -> float:
 def problems(analysis: Analysis) -> list[str]:
     """What a reader must know before believing the figures."""
     return [
+        *noise(analysis),
         *circumstances(analysis),
         *invalid(analysis),
         *held_back(analysis),
@@ -133,11 +135,34 @@ def problems(analysis: Analysis) -> list[str]:
     ]
 
 
+def noise(analysis: Analysis) -> Iterator[str]:
+    """How far apart the same model came out twice, and from where on a difference is one."""
+    headlines = [metric for metric in HEADLINES if metric in analysis.metrics]
+    floors = {metric: floor for metric in headlines if (floor := analysis.floor(metric.key))}
+    if floors:
+        listed = ", ".join(f"{metric.scenario} {100 * floor:.1f}%" for metric, floor in floors.items())
+        yield f"Noise floor: CPU that differs by less is not told apart: {listed}."
+    if not analysis.null_of:
+        yield "No model was entered twice, so the noise floor is from the rows' scatter alone."
+        return
+    nulls = {metric: analysis.null[metric.key] for metric in headlines if metric.key in analysis.null}
+    if nulls:
+        listed = ", ".join(f"{m.scenario} {100 * (null.ratio - 1):+.1f}%" for m, null in nulls.items())
+        yield f"Null run: {analysis.null_of[0]}, entered twice, differs from itself by: {listed}."
+    for metric, null in nulls.items():
+        if not null.alike:
+            yield (
+                f"{metric.scenario}, {metric.title}: the null run is further apart than chance"
+                " explains; nothing below that is ranked."
+            )
+
+
 def circumstances(analysis: Analysis) -> Iterator[str]:
     result = analysis.result
     taken, rounds = len(result.samples), result.settings.rounds
     if not result.complete:
         yield f"Partial: stopped after {taken} of {result.planned} samples ({result.stopped})."
+    yield from doubts(result.environment, result.elapsed)
     busy = [share for sample in result.samples if (share := foreign(sample)) > FOREIGN]
     if busy:
         yield (

@@ -110,12 +110,12 @@ def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Int
     if sample.scenario == "children":
         workers = CHILDREN
     if row.name == RELAY:
-        service = ("--service", "relay", "--target", f"127.0.0.1:{bench.target_port}")
+        service = ("--service", "relay", "--target", f"{bench.address}:{bench.target_port}")
     elif sample.scenario == UNP:
         service = ("--service", "bytes")
         workers = None if sample.point is None else int(sample.point)
     with servers.start(
-        row, method, bench.cores.server, interrupt, workers=workers, service=service
+        row, method, bench.cores.server, interrupt, workers=workers, service=service, address=bench.address
     ) as server:
         tree.settle(interrupt, server.pid)
         bench.order(

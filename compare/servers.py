@@ -38,9 +38,11 @@ LOOKS = 0.005  # seconds between two looks at whether it listens, or has ended
 ATTEMPTS = 3  # a free port may be taken by somebody else before the server binds it
 LAST_LINES = 2  # of a failed server's output that are quoted
 RAISED = re.compile(r"(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b")  # how a traceback ends
+LOOPBACK = "127.0.0.1"
 STATUS = 10.0  # seconds that `tunnel status` has to answer
 
-MODEL, PEER, BASELINE = "model", "peer", "baseline"
+MODEL, PEER, BASELINE, TWICE = "model", "peer", "baseline", "twice"
+AGAIN = " (again)"  # the name of a model's second entry: what differs between the two is noise
 LIBEV, DIRECT, RELAY, AEAD, NULL = "libev", "direct", "relay", "aead", "null"
 RELAY_MODEL = "thread"  # blocking recv_into and sendall: the cheapest way to copy that this tree has
 # How many clients at once a design can have, besides what its pool says: `select` has two descriptors
@@ -52,7 +54,7 @@ class Row(NamedTuple):
     """A line of the report."""
 
     name: str
-    kind: str  # MODEL, PEER or BASELINE
+    kind: str  # MODEL, PEER, BASELINE or TWICE
     source: str  # where it is described
     summary: str
     clients: int | None = None  # at once, where the design or its pool has a limit
@@ -69,6 +71,10 @@ def row_of(model: Model) -> Row:
     return Row(model.name, MODEL, model.source, model.summary, most, pool, herd=herd)
 
 
+def null_of(row: Row) -> Row:
+    return row._replace(name=f"{row.name}{AGAIN}", kind=TWICE, summary="the same model once more")
+
+
 ROWS = {
     **{model.name: row_of(model) for model in MODELS.values()},
     **{
@@ -80,6 +86,7 @@ ROWS = {
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
     NULL: Row(NULL, BASELINE, "-", "server and target in one, to load the generator: compare ceiling"),
 }
+ROWS |= {f"{name}{AGAIN}": null_of(ROWS[name]) for name in MODELS}
 
 
 class ServerFailed(Exception):
@@ -171,6 +178,7 @@ def start(
     *,
     workers: int | None = None,
     service: Sequence[str] = (),
+    address: str = LOOPBACK,
 ) -> Server:
     """A server that listens. Raises ServerFailed.
 
@@ -178,9 +186,13 @@ def start(
     without encryption.
     """
     for attempt in range(ATTEMPTS):
-        port = free_port()
+        port = free_port(address)
         folder = tempfile.TemporaryDirectory(prefix="compare-")
-        program = unsealed(row, port, service) if service else command(row, method, port, folder.name)
+        program = (
+            unsealed(row, address, port, service)
+            if service
+            else command(row, method, port, folder.name, address)
+        )
         if workers is not None:
             program += ["--workers", str(workers)]
         group = Group.make()
@@ -199,21 +211,34 @@ def start(
     raise ServerFailed(f"{row.name} did not start: {words}")
 
 
-def command(row: Row, method: str, port: int, folder: str) -> list[str]:
+def command(row: Row, method: str, port: int, folder: str, address: str = LOOPBACK) -> list[str]:
     """How a user starts it. The password stands in a file that only we can read, where there is a way."""
-    listen = peers.Listen(port, method, PASSWORD, folder)
+    listen = peers.Listen(port, method, PASSWORD, folder, address)
     if row.kind == PEER:
         return peers.PEERS[row.name].command(listen)
     if row.name == NULL:
         return [sys.executable, "-m", "compare.null", str(port), method]
-    path = peers.write(listen, peers.shadowsocks_config(listen))
-    return [sys.executable, "-m", "tunnel", "serve", f"--model={row.name}", "--config", path]
+    path, model = peers.write(listen, peers.shadowsocks_config(listen)), row.name.removesuffix(AGAIN)
+    return [sys.executable, "-m", "tunnel", "serve", f"--model={model}", "--config", path, *allowed(address)]
 
 
-def unsealed(row: Row, port: int, service: Sequence[str]) -> list[str]:
+def allowed(address: str) -> list[str]:
+    """The flags that let clients of that address reach the target, which is on it too."""
+    return [] if address == LOOPBACK else ["--allow", f"{address}/32"]
+
+
+def unsealed(row: Row, address: str, port: int, service: Sequence[str]) -> list[str]:
     """The same model without encryption."""
     model = RELAY_MODEL if row.name == RELAY else row.name
-    words = ["tunnel", "serve", f"--model={model}", "--listen", f"127.0.0.1:{port}", *service]
+    words = [
+        "tunnel",
+        "serve",
+        f"--model={model}",
+        "--listen",
+        f"{address}:{port}",
+        *allowed(address),
+        *service,
+    ]
     return [sys.executable, "-m", *words]
 
 
@@ -254,7 +279,7 @@ def listening(port: int) -> bool:
         return any(fields[1].endswith(wanted) and fields[3] == "0A" for fields in map(str.split, file))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+def free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as sock:
         port: int = sock.getsockname()[1]
         return port

@@ -3,8 +3,9 @@
     server ==> accepted ==> | request | up bytes: compared |
            <==              | reply   | down bytes: from the pattern |
 
-Started by bench.py: prints its port as one JSON line, and ends when its standard input does, so it
-cannot outlive the run. It must never be the bottleneck: large reads and writes, no copy, no thread.
+Started by bench.py, its last argument the address to listen on: prints its port as one JSON line, and
+ends when its standard input does, so it cannot outlive the run. It must never be the bottleneck: large
+reads and writes, no copy, no thread.
 
 Rules: while a reply is not sent to its end, nothing more is read from that connection, unless the
 request wants both ways at once.
@@ -161,7 +162,7 @@ class Target:
 
 def main(connection: type[Connection] = Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # compare has been killed: end without a traceback
-    listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    listener = socket.create_server((sys.argv[-1], 0), backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
     listener.setblocking(False)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)

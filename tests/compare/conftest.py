@@ -102,7 +102,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Three models, every scenario of a first impression and the pools', two rounds, as short as can be."""
     folder = tmp_path_factory.mktemp("run") / "out"
     started = Command()
-    models = ["--models", "iterative,fork,prefork", "--no-peers"]
+    models = ["--models", "iterative,fork,prefork", "--no-peers", "--no-null"]
     models += ["--scenarios", ",".join([*QUICK, "children"])]
     length = ["--rounds", "2", "--duration", "0.05", "--seed", "7"]
     done = started.run("run", *models, *length, "--out", str(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from compare.plots import WIDE, latency
 from compare.report import BOOK
 from compare.sample import limit
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
-from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER
+from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER, TWICE
+from compare.stats import SAME, WORSE
 
 ENVIRONMENT = {
     "started": "2026-01-02T03:04:05Z",
@@ -281,3 +283,48 @@ def test_what_held_the_throughput_back(
     bench = Bench.__new__(Bench)
     bench.cores = cores
     assert (limit(bench, server, generator, target) is not None) is limited
+
+
+def entered_twice(apart: float) -> Analysis:
+    """fork, and fork again at `apart` times its cost; thread at 1.3 times."""
+    result = result_of(rounds("fork", 1.0) + rounds("fork (again)", apart) + rounds("thread", 1.3))
+    result.rows = [row if row.name != "fork (again)" else replace(row, kind=TWICE) for row in result.rows]
+    return Analysis(result)
+
+
+def test_the_null_row_is_measured_and_not_ranked() -> None:
+    analysis = entered_twice(1.001)
+    assert analysis.servers == ["fork", "thread"]
+    assert analysis.ranks["up_cpu"] == {"fork": 1, "thread": 2}
+    assert analysis.null["up_cpu"].alike
+    assert analysis.null["up_cpu"].ratio == pytest.approx(1.001)
+    assert analysis.apart("up_cpu", "fork", "fork (again)") == SAME
+    assert analysis.apart("up_cpu", "fork", "thread") == WORSE
+
+
+def test_what_the_null_row_differs_by_is_no_difference_anywhere() -> None:
+    analysis = entered_twice(1.4)
+    assert not analysis.null["up_cpu"].alike
+    assert analysis.floor("up_cpu") == pytest.approx(0.4)
+    assert analysis.ranks["up_cpu"] == {"fork": 1, "thread": 1}
+    assert analysis.apart("up_cpu", "fork", "thread") == SAME
+
+
+def test_figures_along_an_axis() -> None:
+    """Points are rows of their own: never one median over all of them."""
+    samples = [
+        Sample("fork", "load", number, point=float(point), latency_us=[(point // 10, 99), (point, 2)])
+        for number in (1, 2, 3)
+        for point in (1000, 2000)
+    ]
+    analysis = Analysis(result_of(samples))
+    assert analysis.points("load") == [1000, 2000]
+    assert [(point, e.value, e.rounds) for point, e in analysis.curve("load_p50", "fork")] == [
+        (1000, 100, 3),
+        (2000, 200, 3),
+    ]
+    assert analysis.estimate("load_p50", "fork") is None
+    found = analysis.estimate("load_p99", "fork", 2000)
+    assert found
+    assert found.value == 2000
+    assert analysis.pooled_latency("fork", "load", 1000) == [(100, 297), (1000, 6)]

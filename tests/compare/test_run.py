@@ -14,15 +14,22 @@ import pytest
 
 import models
 from compare import bench, schema, servers
-from compare.analysis import HEADLINES, METRICS, Analysis
+from compare.analysis import HEADLINES, Analysis
 from compare.interrupt import Interrupt
 from compare.plan import CHILDREN, CROWD, QUICK, SCENARIOS
-from compare.run import run
+from compare.run import begun, run
 from compare.schema import Result, Settings
 from compare.servers import AEAD, DIRECT, ROWS
 from models import MODELS
 from tests.compare.conftest import Command, Finished
 
+COUNTERS = (
+    "up_waits",
+    "down_waits",
+    "up_preempted",
+    "down_preempted",
+    "connection_faults",
+)  # where the system counts them
 METHODS = ("aes-128-gcm", "chacha20-ietf-poly1305")
 
 
@@ -46,7 +53,8 @@ def test_every_sample_is_there_and_valid(finished: Finished) -> None:
 
 def test_every_figure_is_there_and_can_be(finished: Finished) -> None:
     analysis = Analysis(finished.result)
-    for metric, row in itertools.product(METRICS.values(), ("iterative", "fork")):
+    metrics = [metric for metric in analysis.metrics if metric.key not in COUNTERS]
+    for metric, row in itertools.product(metrics, ("iterative", "fork")):
         found = analysis.estimate(metric.key, row)
         if metric.scenario == "children":
             assert found is None  # no pool
@@ -101,7 +109,16 @@ def test_a_pool_that_grows_is_not_waited_for(finished: Finished) -> None:
 
 def test_clients_per_child_of_all_pools(command: Command, tmp_path: Path) -> None:
     pools = [name for name, model in MODELS.items() if model.pool and not model.missing() and source(name)]
-    words = ["run", "--models", ",".join(pools), "--scenarios", "children", "--no-peers", "--no-baselines"]
+    words = [
+        "run",
+        "--models",
+        ",".join(pools),
+        "--scenarios",
+        "children",
+        "--no-peers",
+        "--no-baselines",
+        "--no-null",
+    ]
     done = command.run(*words, "--rounds", "1", "--duration", "0.05", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     seen = {s.row: s for s in schema.load((tmp_path / "result.json").read_text()).samples}
@@ -209,7 +226,7 @@ def test_a_reader_that_has_gone_costs_no_report(command: Command, tmp_path: Path
     """As in `compare run | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
-    what = ["--models", "iterative", "--no-peers", "--scenarios", "connections", "--rounds", "1"]
+    what = ["--models", "iterative", "--no-peers", "--no-null", "--scenarios", "connections", "--rounds", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "compare", "run", *what, "--duration", "0.05", "--out", str(tmp_path)],
         env=command.environment(),
@@ -232,7 +249,8 @@ def run_against(
 ) -> Result:
     monkeypatch.setattr(servers, "PATIENCE", 30.0)
     monkeypatch.setattr(bench, "TARGET", (sys.executable, "-m", "tests.compare.corrupting_target", way))
-    result = run([ROWS["iterative"], ROWS[DIRECT]], settings, interrupt)
+    result = begun([ROWS["iterative"], ROWS[DIRECT]], settings)
+    run(result, interrupt)
     assert result.elapsed < servers.PATIENCE, "the server waited for a connection that nobody closed"
     return result
 
@@ -262,7 +280,7 @@ def test_a_wrong_byte_up_is_invalid(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_other_methods(method: str, command: Command, tmp_path: Path) -> None:
-    what = ["--models", "select", "--no-peers", "--scenarios", "bulk-down", "--method", method]
+    what = ["--models", "select", "--no-peers", "--no-null", "--scenarios", "bulk-down", "--method", method]
     done = command.run("run", *what, "--rounds", "1", "--duration", "0.05", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     result = schema.load((tmp_path / "result.json").read_text())
