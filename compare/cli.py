@@ -52,7 +52,7 @@ EX_FAILED = 1  # a condition of `compare diff --fail-if` holds
 
 ENDLESS = 100_000  # characters in a line of a file
 
-ROUNDS, DURATION = 5, 1.0
+ROUNDS, DURATION = 5, 0.8
 QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 BY_QUICK = "--quick leaves it out: compare run --scenarios {}"
 FRESH = (  # flags of `compare run` that a run which goes on has been given already
@@ -289,7 +289,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         metavar="N",
         type=at_least(1, int, "a whole number from 1"),
-        help=f"samples of each figure (default: {ROUNDS}, which takes all models about twenty minutes)",
+        help=f"samples of each figure (default: {ROUNDS}, which takes all models under half an hour)",
     )
     how.add_argument(
         "--duration",

@@ -65,6 +65,7 @@ class Endpoint:
     def __init__(self, order: dict[str, Any]) -> None:
         host = order.get("host", "127.0.0.1")  # of the server, and of the target as the server sees it
         self.place: tuple[str, int] = (host, order["port"])
+        self.fin: bool = order.get("fin", True)  # the server passes our FIN on; else nobody waits for its own
         self._target = Address(host, order["target"])
         self._secret: Secret | None = None
         if order["method"] is not None:
@@ -101,6 +102,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint) -> None:
         self.up, self.down = endpoint.flows()
         self.progress = Progress()
+        self._fin = endpoint.fin
         self.sock = socket.socket()
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
@@ -165,6 +167,9 @@ class Connection:
 
     def finish(self) -> None:
         """Ends it in order: our FIN, then the server's, with nothing in between."""
+        if not self._fin:
+            self.close()
+            return
         try:
             self.sock.shutdown(socket.SHUT_WR)
             if self.sock.recv(1):

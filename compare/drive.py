@@ -524,7 +524,7 @@ class Driver:
                     try:
                         if not stream.serve(event):
                             continue
-                        if finish and not stream.ending:
+                        if finish and self._endpoint.fin and not stream.ending:
                             stream.finish()
                             continue
                         now = clock()
@@ -570,6 +570,8 @@ class Driver:
 
     def close(self) -> None:
         """Ends all connections in order, so that no server has an error to log. Raises Failed."""
+        if not self._endpoint.fin:
+            self.drop()
         for stream in self._streams.values():
             stream.finish()
         while self._streams:

@@ -51,6 +51,7 @@ class Peer(NamedTuple):
     command: Callable[[Listen], list[str]]
     version: tuple[str, ...]  # arguments that make it tell its version
     get: str  # how to get it
+    fin: bool = True  # it passes a FIN on; others close seconds after it
     shows_password: bool = False  # in its arguments: it has no other way
 
 
@@ -129,6 +130,7 @@ PEERS = {
             go,
             (),
             "go install github.com/shadowsocks/go-shadowsocks2@latest",
+            fin=False,
             shows_password=True,
         ),
         Peer(
@@ -138,6 +140,7 @@ PEERS = {
             v2ray,
             ("-version",),
             "apt-get install v2ray",
+            fin=False,
         ),
         Peer(
             "pproxy",

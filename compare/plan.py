@@ -150,7 +150,7 @@ SCENARIOS = {
             most=2,
             points=HERD,
             few=(CHILDREN, HERD[-1]),
-            part=0.5,
+            part=0.3,
         ),
         Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(
@@ -160,7 +160,7 @@ SCENARIOS = {
             (),
             pools=True,
             most=2,
-            part=0.5,
+            part=0.3,
         ),
     )
 }

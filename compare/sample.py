@@ -18,6 +18,7 @@ Rules: whatever goes wrong with a server makes its sample invalid, with the reas
 
 from __future__ import annotations
 
+import signal
 from typing import Any, NamedTuple
 
 from compare import servers, tree
@@ -36,9 +37,10 @@ from compare.plan import (
     Planned,
 )
 from compare.schema import Sample, Settings, Worker
-from compare.servers import AEAD, DIRECT, RELAY, ROWS, Server, ServerFailed
+from compare.servers import AEAD, DIRECT, PEER, RELAY, ROWS, Server, ServerFailed
 from compare.validity import why_invalid, why_limited
 
+KILLED_BY_SIGTERM = f"exit code {-signal.SIGTERM:d}"  # of other people's servers no more is expected
 HELD = 10  # connections that the memory scenario opens
 MIXED_RATE = 500.0  # small requests a second beside bulk streams
 BOOKS_BYTES = 4000  # that UNP 30's client asks for
@@ -122,6 +124,7 @@ def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Int
             target=bench.target_port,
             method=None if service else method,
             password=None if service else servers.PASSWORD,
+            fin=row.fin,
         )
         try:
             if sample.scenario == "memory":
@@ -135,7 +138,8 @@ def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Int
             ended = f"; the server has ended: {server.last_words()}" if server.ended() else ""
             raise LoadFailed(f"{failure}{ended}") from None
         sample.notes += [f"the server logged: {line}" for line in server.log() if is_complaint(line)][:3]
-        if complaint := server.stop():
+        complaint = server.stop()
+        if complaint and not (row.kind == PEER and complaint == KILLED_BY_SIGTERM):
             sample.notes.append(f"the server's end: {complaint}")
 
 
@@ -164,7 +168,7 @@ def orders_of(sample: Sample, settings: Settings) -> Orders:
         what |= {"connections": CLIENTS}
     if point is not None:
         what["point"] = point
-    warm = {"do": "warm", "seconds_each": window(settings), **what}
+    warm = {"do": "warm", "seconds_each": window(duration), **what}
     measure = {"do": "measure", "duration": duration, "rate": 0.0, **what}
     if scenario == "mixed":
         measure = {
@@ -289,7 +293,7 @@ def take_memory(
         peak = max(peak, tree.pss(server.pid))
 
     for scenario in ("bulk-up", "bulk-down"):
-        warm = bench.order("warm", scenario=scenario, seconds_each=window(settings))
+        warm = bench.order("warm", scenario=scenario, seconds_each=window(settings.duration))
         bench.order("measure", look, scenario=scenario, duration=settings.duration / 2, rate=warm["rate"])
         look()
     figures["pss_busy"] = peak
@@ -326,6 +330,6 @@ def keep(sample: Sample, answer: dict[str, Any]) -> None:
     sample.figures |= {name: answer[name] for name in FIGURES if name in answer}
 
 
-def window(settings: Settings) -> float:
-    """Seconds of one warm-up window."""
-    return min(0.25, settings.duration / 5)
+def window(duration: float) -> float:
+    """Seconds of one warm-up window, for a load of `duration` seconds."""
+    return min(0.25, duration / 5)

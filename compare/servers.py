@@ -59,6 +59,7 @@ class Row(NamedTuple):
     summary: str
     clients: int | None = None  # at once, where the design or its pool has a limit
     pool: bool = False  # of workers that wait for clients: clients per child can be told
+    fin: bool = True  # it passes our FIN on, and so closes when the target does
     herd: bool = False  # the size of its pool is a question of the book's (UNP 30.6 to 30.9)
 
 
@@ -66,7 +67,8 @@ def row_of(model: Model) -> Row:
     most = DESIGN.get(model.name, model.clients)
     if most is None and model.pool and model.family == "blocking":
         most = model.pool[1]  # one client a worker
-    return Row(model.name, MODEL, model.source, model.summary, most, model.pool is not None, model.elastic)
+    pool, herd = model.pool is not None, model.elastic
+    return Row(model.name, MODEL, model.source, model.summary, most, pool, herd=herd)
 
 
 def null_of(row: Row) -> Row:
@@ -75,7 +77,10 @@ def null_of(row: Row) -> Row:
 
 ROWS = {
     **{model.name: row_of(model) for model in MODELS.values()},
-    **{peer.name: Row(peer.name, PEER, peer.program, peer.summary) for peer in peers.PEERS.values()},
+    **{
+        peer.name: Row(peer.name, PEER, peer.program, peer.summary, fin=peer.fin)
+        for peer in peers.PEERS.values()
+    },
     DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
     RELAY: Row(RELAY, BASELINE, "-", f"a plain relay without encryption, model {RELAY_MODEL}"),
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
