@@ -216,6 +216,7 @@ class Overall(NamedTuple):
 
     estimates: dict[str, Estimate]
     ranks: dict[str, int]
+    floor: float = 0.0  # by which scores may differ without meaning anything
 
 
 class Null(NamedTuple):
@@ -383,7 +384,8 @@ class Analysis:
             return None
         best = min(median(values) for values in scores.values())
         estimates = {name: estimate([value / best for value in values]) for name, values in scores.items()}
-        return Overall(estimates, ranks(estimates, floor=noise_floor(scores.values())))
+        floor = noise_floor(scores.values())
+        return Overall(estimates, ranks(estimates, floor=floor), floor)
 
     def _by_round(self, metric: Metric, row: str, point: float | None = None) -> dict[int, float]:
         found = ((sample.round, metric.of(sample)) for sample in self.valid(row, metric.scenario, point))

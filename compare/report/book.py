@@ -10,11 +10,10 @@ its day are beside ours for the order of the designs and not for their speed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
-from compare.analysis import Analysis, by_child, names
-from compare.plan import CLIENTS
-from compare.report import curves
+from compare import unp
+from compare.analysis import Analysis, names
+from compare.plan import CHILDREN, CLIENTS
 from compare.report.draw import LABELS, Dot, dots, height, rows_axis, values
 from compare.report.parts import (
     NAMED,
@@ -27,44 +26,24 @@ from compare.report.parts import (
     between,
     not_measured,
     number,
-    servers,
 )
-from compare.schema import Sample
 from compare.stats import evenness
 
-POOL = 15  # the book's
 EVEN, UNEVEN = 0.99, 0.9  # Jain's index: as even as chance makes it; nobody would call it even
 BOOK = {  # figure 30.2: clients of each of 15 children, 5,000 in all
     "row 2,\nBSD/OS": (333, 340, 335, 335, 332, 331, 333, 333, 332, 331, 334, 333, 334, 332, 332),
     "row 5,\nSolaris": (1006, 950, 720, 582, 485, 457, 385, 250, 105, 32, 14, 9, 4, 1, 0),
     "row 5,\nDigital Unix": (718, 647, 589, 554, 526, 501, 447, 389, 314, 208, 62, 18, 14, 12, 1),
 }
-DESIGNS = {  # figure 30.1: seconds above iterative; Solaris, Digital Unix, BSD/OS, third edition
-    "iterative": (0, (0.0, 0.0, 0.0, 0.0)),
-    "fork": (1, (504.2, 168.9, 29.6, 20.90)),
-    "prefork": (2, (None, 6.2, 1.8, 1.80)),
-    "prefork-fcntl": (3, (25.2, 10.0, 2.7, 2.07)),
-    "prefork-mutex": (4, (21.5, None, None, 1.75)),
-    "prefork-fdpass": (5, (36.7, 10.9, 6.1, 2.58)),
-    "thread": (6, (18.7, 4.7, None, 0.99)),
-    "prethread": (7, (8.6, 3.5, None, 1.93)),
-    "prethread-queue": (8, (14.5, 5.0, None, 2.05)),
-}
 SYSTEMS = ("Solaris", "Digital Unix", "BSD/OS", "3rd ed.")
-HERD = {  # BSD/OS, CPU seconds; pools of 15, 30, ... 120
-    "prefork": (1.8, 3.5, 5.5, 6.9, 8.7, 10.9, 12.0, 13.5),
-    "prefork-fcntl": (2.7, 5.6, 8.7, 11.2, 13.7, 15.5, 17.6, 19.2),
-}
 
 
 def pools(analysis: Analysis) -> dict[str, list[int]]:
     """Clients of each child, busiest first, of the rows that have a pool: medians over rounds."""
-    found = {row: analysis.clients_per_child(row) for row in servers(analysis)}
-    at = curves.samples_at(analysis, "unp")
-    for row, point in at:
-        if point == POOL and not any(found.get(row, ())) and row in found:
-            rounds = [by_child(sample) for sample in at[row, point] if sample.workers]
-            found[row] = [round(median(same)) for same in zip(*rounds, strict=False)]
+    found = {
+        row: analysis.clients_per_child(row) or list(map(round, unp.clients_per_child(analysis.result, row)))
+        for row in analysis.servers
+    }
     return {row: counts for row, counts in found.items() if any(counts)}
 
 
@@ -110,8 +89,8 @@ def clients_per_child(analysis: Analysis) -> Table | None:
     rows.append(["evenness", *(number(evenness(counts), 3) for counts in columns.values())])
     note = "Connections that each child served, the busiest first; medians over rounds. "
     note += f"{CLIENTS} clients at once. Evenness: Jain's index, 1 when all are alike, "
-    note += f"{1 / POOL:.3f} when one child of {POOL} serves all. UNP: figure 30.2, its counts in the same "
-    note += "order; row 2 is prefork, row 5 prefork-fdpass."
+    note += f"{1 / CHILDREN:.3f} when one child of {CHILDREN} serves all. "
+    note += "UNP: figure 30.2, its counts in the same order; row 2 is prefork, row 5 prefork-fdpass."
     return Table("Clients per child", ["child", *columns], rows, note)
 
 
@@ -162,7 +141,7 @@ def evenness_of_all(analysis: Analysis) -> Section | Missing:
     title = "Fairness"
     among = {row: evenness(counts) for row, counts in by_evenness(analysis).items()}
     streams = {
-        row: e.value for row in servers(analysis) if (e := analysis.estimate("mixed_fair", row)) is not None
+        row: e.value for row in analysis.servers if (e := analysis.estimate("mixed_fair", row)) is not None
     }
     if not among and not streams:
         return not_measured(title, "children", "mixed")
@@ -190,92 +169,62 @@ def evenness_of_all(analysis: Analysis) -> Section | Missing:
     return Section("fairness", title, sentence, [table], dots(shown, f"Jain's index among {where}"))
 
 
-def cpu(sample: Sample) -> float | None:
-    return sample.figures.get("cpu")
-
-
 def chapter_30(analysis: Analysis) -> Section | Missing:
     """Process-control CPU beside the book's four columns, and pools that grow."""
     title = "UNP chapter 30, then and now"
-    spent = spent_in_all(analysis)
-    if not any(row in spent for row in DESIGNS):
+    lines = [line for line in unp.process_control(analysis.result) if line.cpu is not None]
+    lines = [line for line in lines if line.name in analysis.servers]
+    if not lines:
         return not_measured(title, "unp")
-    base = spent.get("iterative")
-    rows = []
-    for row, (place, theirs) in DESIGNS.items():
-        ours = spent.get(row)
-        beyond = number(ours - base, 2) if ours is not None and base is not None else NOTHING
-        rows.append(
-            [
-                f"{place}: {row}",
-                NOTHING if ours is None else number(ours, 2),
-                beyond,
-                *(NOTHING if value is None else number(value, 1 if value >= 100 else 2) for value in theirs),
-            ]
-        )
+    rows = [
+        [
+            line.name,
+            str(line.book.row) if line.book else NOTHING,
+            *(seconds(value, 2) for value in (line.cpu, line.above)),
+            *(seconds(value, 1) for value in (line.book[1:] if line.book else (None,) * len(SYSTEMS))),
+        ]
+        for line in lines
+    ]
     table = Table(
         "Process-control CPU seconds of 5,000 connections",
-        ["row of\nUNP 30.1", "here\nin all", "here, above\niterative", *(f"UNP\n{name}" for name in SYSTEMS)],
+        ["", "row of\n30.1", "here\nin all", "here, above\niterative", *(f"UNP\n{name}" for name in SYSTEMS)],
         rows,
-        "The book's seconds, like the third column, are above those of iterative. 10 clients at "
-        "once, pools of 15; iterative serves them one after the other.",
+        "The book's seconds, like ours in the column before them, are above those of iterative. "
+        f"{CLIENTS} clients at once, pools of {CHILDREN}; iterative serves them one after the other.",
     )
-    above = {
-        row: spent[row] - base for row in DESIGNS if row in spent and base is not None and row != "iterative"
-    }
+    above = {line.name: line.above for line in lines if line.above is not None and line.name != unp.BASELINE}
+    drawing = None
+    sentence = "Without a valid sample of iterative there is nothing to be above"
     if above:
         order = sorted(above, key=above.__getitem__)
-        sentence = f"Above the iterative server, {order[0]} spends the least on controlling processes"
-        sentence += f" ({number(above[order[0]], 2)} s for 5,000 connections)"
-        if len(order) > 1:
-            sentence += f" and {order[-1]} the most ({number(above[order[-1]], 2)} s); in the book "
+        first, last = order[0], order[-1]
+        sentence = f"Above the iterative server, {first} spends the least on controlling processes"
+        sentence += f" ({seconds(above[first], 2)} s for 5,000 connections)"
+        if first != last:
+            sentence += f" and {last} the most ({seconds(above[last], 2)} s); in the book "
             sentence += "thread spends the least and fork the most"
-    else:
-        sentence = "Without a sample of iterative there is nothing to be above"
-    drawing = None
-    if above and base:
         shown = {row: Dot(above[row], above[row], above[row], f"{above[row]:+.2f} s") for row in order}
         drawing = dots(shown, "CPU seconds above iterative")
-    tables = [table]
-    if grown := herd(analysis):
-        tables.append(grown)
-    return Section("unp", title, f"{sentence}.", tables, drawing)
+    grown = herd(analysis)
+    return Section("unp", title, f"{sentence}.", [table, *([grown] if grown else [])], drawing)
 
 
-def spent_in_all(analysis: Analysis) -> dict[str, float]:
-    """CPU seconds of the experiment by row: pools of 15, and those that have no pool."""
-    found = {
-        row: curve.get(float(POOL)) or next(iter(curve.values()))
-        for row, curve in curves.curves(analysis, "unp", cpu).items()
-    }
-    spent = {row: at.value for row, at in found.items()}
-    for row in analysis.names:
-        single = [sample.figures["cpu"] for sample in analysis.valid(row, "unp") if sample.point is None]
-        if single:
-            spent.setdefault(row, median(single))
-    return spent
+def seconds(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else number(value, digits if abs(value) >= 3 else 2)
 
 
 def herd(analysis: Analysis) -> Table | None:
-    """CPU as the pool grows: the thundering herd, or its absence."""
-    found = {
-        row: curve
-        for row, curve in curves.curves(analysis, "unp", cpu).items()
-        if len(curve) > 1 and row in servers(analysis)
-    }
+    """CPU above iterative as the pool grows: the thundering herd, or its absence."""
+    found = {row: line for row, line in unp.herd(analysis.result).items() if row in analysis.servers}
     if not found:
         return None
-    points = curves.points_of(found)
-    rows = [
-        [row, *(number(curve[p].value, 2) if p in curve else NOTHING for p in points)]
-        for row, curve in found.items()
-    ]
-    rows += [
-        [
-            f"UNP {row}, BSD/OS",
-            *(number(theirs[int(p) // 15 - 1], 1) if p % 15 == 0 and p <= 120 else NOTHING for p in points),
-        ]
-        for row, theirs in HERD.items()
-    ]
-    note = "A herd would cost more with every child that is woken for nothing, as it did in the book."
-    return Table("CPU seconds by size of the pool", ["", *(f"{p:.0f}" for p in points)], rows, note)
+    sizes = sorted({pool for line in found.values() for pool, _, _ in line})
+    rows = []
+    for row, line in found.items():
+        ours = {pool: spent for pool, _, spent in line}
+        rows.append([row, *(seconds(ours.get(pool), 2) for pool in sizes)])
+    for row, theirs in unp.BOOKS_HERD.items():
+        known = {unp.STEP * place: spent for place, spent in enumerate(theirs, 1)}
+        rows.append([f"UNP {row}, BSD/OS", *(seconds(known.get(pool), 1) for pool in sizes)])
+    note = "Seconds above iterative. A herd costs more with every child that is woken for nothing."
+    return Table("CPU seconds by size of the pool", ["", *map(str, sizes)], rows, note)

@@ -36,7 +36,6 @@ from compare.report.parts import (
     cell,
     not_measured,
     number,
-    servers,
     size,
 )
 from compare.schema import Sample
@@ -70,7 +69,7 @@ def cost(analysis: Analysis, way: str, row: str) -> Cost | None:
 def gigabyte(analysis: Analysis) -> Section | Missing:
     title = "What a gigabyte costs"
     costs = {
-        way: {row: found for row in servers(analysis) if (found := cost(analysis, way, row))} for way in WAYS
+        way: {row: found for row in analysis.servers if (found := cost(analysis, way, row))} for way in WAYS
     }
     ways = [way for way in WAYS if costs[way]]
     if not ways:
@@ -78,7 +77,7 @@ def gigabyte(analysis: Analysis) -> Section | Missing:
     drawn = ways[:2]
     means = {
         row: sum(totals) / len(totals)
-        for row in servers(analysis)
+        for row in analysis.servers
         if (totals := [costs[way][row].total for way in drawn if row in costs[way]])
     }
     order = sorted(means, key=means.__getitem__)
@@ -192,7 +191,7 @@ def lines_of(found: curves.Curves) -> list[Line]:
 def concurrency(analysis: Analysis) -> Section | Missing:
     title = "Throughput against connections"
     found = curves.curves(analysis, "concurrency", megabytes_a_second)
-    ours = {row: curve for row, curve in found.items() if row in servers(analysis)}
+    ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     if not ours:
         return not_measured(title, "concurrency")
     points = curves.points_of(found)
@@ -222,7 +221,7 @@ def concurrency(analysis: Analysis) -> Section | Missing:
 def sizes(analysis: Analysis) -> Section | Missing:
     title = "Throughput against message size"
     found = curves.curves(analysis, "sizes", megabytes_a_second)
-    ours = {row: curve for row, curve in found.items() if row in servers(analysis)}
+    ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     if not ours:
         return not_measured(title, "sizes")
     points = curves.points_of(found)
@@ -256,7 +255,7 @@ def switches(analysis: Analysis) -> Section | Missing:
     lead = next((key for key in ("up_waits", "down_waits") if analysis.estimates.get(key)), None)
     if not lead:
         return not_measured(title, "bulk-up", "bulk-down")
-    found = {row: e for row, e in analysis.estimates[lead].items() if row in servers(analysis)}
+    found = {row: e for row, e in analysis.estimates[lead].items() if row in analysis.servers}
     if not found:
         return not_measured(title, "bulk-up", "bulk-down")
     order = sorted(found, key=lambda row: found[row].value)
@@ -290,7 +289,7 @@ def series(analysis: Analysis) -> Section | Missing:
         ),
         ("", {}),
     )
-    ours = [row for row in found if row in servers(analysis)]
+    ours = [row for row in found if row in analysis.servers]
     if not ours:
         return not_measured(title, "bulk-down")
     ticks = sorted({round(at, 1) for points in found.values() for at, _ in points})

@@ -13,8 +13,7 @@ from typing import Any
 
 from compare.analysis import HEADLINES, Analysis
 from compare.report.draw import colours, told_apart, values
-from compare.report.parts import AGAIN, Missing, Section, Spec, Table, not_measured, number, servers
-from compare.stats import RESOLUTION
+from compare.report.parts import Missing, Section, Spec, Table, cell, not_measured
 
 NEAR = 5  # per cent off the median: what most samples should keep within
 
@@ -57,48 +56,35 @@ def pinned(cores: Any) -> str | None:
     return f"server {cores['server']}, generator {cores['generator']}, target {cores['target']}"
 
 
-def noise(analysis: Analysis) -> Table | None:
-    """Headlines of the models that were measured twice."""
+def noise(analysis: Analysis) -> list[str]:
+    """From where on a difference is one, and how far apart the same model came out twice."""
+    said = []
+    headlines = [metric for metric in HEADLINES if metric in analysis.metrics]
+    floors = {metric: floor for metric in headlines if (floor := analysis.floor(metric.key))}
+    if floors:
+        listed = ", ".join(f"{metric.scenario} {100 * floor:.1f}%" for metric, floor in floors.items())
+        said.append(f"Noise floor: CPU that differs by less is not told apart: {listed}.")
+    nulls = {metric: analysis.null[metric.key] for metric in headlines if metric.key in analysis.null}
+    if analysis.null_of and nulls:
+        listed = ", ".join(f"{m.scenario} {100 * (null.ratio - 1):+.1f}%" for m, null in nulls.items())
+        said.append(f"Null run: {analysis.null_of[0]}, entered twice, differs from itself by: {listed}.")
+    elif not analysis.null_of:
+        said.append("No model was entered twice, so the noise floor is from the rows' scatter alone.")
+    return said
+
+
+def twice(analysis: Analysis) -> Table | None:
+    """Headlines of the model that was entered twice."""
     rows = []
-    for again in (row for row in analysis.names if row.endswith(AGAIN)):
-        for metric in HEADLINES:
-            first = analysis.estimate(metric.key, again.removesuffix(AGAIN))
-            second = analysis.estimate(metric.key, again)
-            if first and second and first.value:
-                off = 100 * (second.value / first.value - 1)
-                figures = [number(found.value, metric.digits) for found in (first, second)]
-                what = f"{metric.scenario}, {metric.unit}"
-                rows.append([again.removesuffix(AGAIN), what, *figures, f"{off:+.1f}"])
-    headers = ["", "figure", "once", "again", "% off"]
-    return Table("The same model twice", headers, rows) if rows else None
-
-
-def floors(analysis: Analysis) -> str:
-    """What two rows must differ by to be told apart, for each headline figure."""
-    known = [
-        f"{metric.scenario} {100 * max(analysis.floor(metric.key), 2 * RESOLUTION):.1f}%"
-        for metric in HEADLINES
-        if metric in analysis.metrics
-    ]
-    return f"CPU that differs by less is not told apart: {', '.join(known)}." if known else ""
-
-
-def noise_in_words(analysis: Analysis) -> str:
-    found = noise(analysis)
-    if not found and analysis.result.settings.rounds < 2:
-        return "No model was measured twice in this run, nor any in two rounds: its noise floor is not known."
-    if not found:
-        return (
-            "No model was measured twice in this run, so its noise floor is the scatter of all rows over "
-            f"the rounds. {floors(analysis)}"
-        ).rstrip()
-    worst = max(found.rows, key=lambda row: abs(float(row[-1])))
-    who = " and ".join(dict.fromkeys(row[0] for row in found.rows))
-    return (
-        f"Noise floor: {who}, measured a second time as if another model, is off its own figures by at most "
-        f"{abs(float(worst[-1])):.1f}% ({worst[1]}). Smaller differences between models mean nothing. "
-        f"{floors(analysis)}"
-    )
+    for metric in HEADLINES:
+        null = analysis.null.get(metric.key)
+        if null and analysis.null_of:
+            figures = [cell(analysis, metric.key, row) for row in analysis.null_of]
+            off, floor = f"{100 * (null.ratio - 1):+.1f}", f"{100 * null.floor:.1f}"
+            rows.append([f"{metric.scenario}, {metric.unit}", *figures, off, floor])
+    note = "Scatter: by how much chance may move a median of so few rounds, from all rows together."
+    headers = ["", "once", "again", "% off", "scatter\n%"]
+    return Table("The same model twice", headers, rows, note) if rows else None
 
 
 def drift(analysis: Analysis) -> Section | Missing:
@@ -106,7 +92,7 @@ def drift(analysis: Analysis) -> Section | Missing:
     data: list[Spec] = []
     cells = []
     for metric in (metric for metric in HEADLINES if metric in analysis.metrics):
-        for row in servers(analysis):
+        for row in analysis.servers:
             found = [(s, v) for s in analysis.valid(row, metric.scenario) if (v := metric.of(s))]
             if len(found) < 2:
                 continue

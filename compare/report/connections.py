@@ -22,14 +22,13 @@ from compare.report.parts import (
     interval,
     not_measured,
     number,
-    servers,
 )
 from compare.schema import Sample
 
 
 def new_connections(analysis: Analysis) -> Section | Missing:
     title = "What a new connection costs"
-    found = {r: e for r, e in analysis.estimates.get("connection_cpu", {}).items() if r in servers(analysis)}
+    found = {r: e for r, e in analysis.estimates.get("connection_cpu", {}).items() if r in analysis.servers}
     if not found:
         return not_measured(title, "connections")
     order = sorted(found, key=lambda row: found[row].value)
@@ -73,7 +72,7 @@ def first_byte(sample: Sample) -> float | None:
 def idle_connections(analysis: Analysis) -> Section | Missing:
     title = "Memory against idle connections"
     found = curves.curves(analysis, "idle", held)
-    if not any(row in found for row in servers(analysis)):
+    if not any(row in found for row in analysis.servers):
         return not_measured(title, "idle")
     points = curves.points_of(found)
     every = [at.value for curve in found.values() for at in curve.values()]
@@ -82,7 +81,7 @@ def idle_connections(analysis: Analysis) -> Section | Missing:
         Axis("idle connections (log scale)", points, labels={p: f"{p:,.0f}" for p in points}),
         Axis("MB of PSS (log scale)", decades(min(every), max(every), (1, 3))),
     )
-    ours = {row: curve for row, curve in found.items() if row in servers(analysis)}
+    ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     most = max(point for curve in ours.values() for point in curve)
     holding = {row: curve[most].value for row, curve in ours.items() if most in curve}
     least, worst = min(holding, key=holding.__getitem__), max(holding, key=holding.__getitem__)
@@ -101,7 +100,7 @@ STATES = {"pss_idle": "idle", "pss_open": "10 open", "pss_busy": "busy"}
 
 def memory(analysis: Analysis) -> Section | Missing:
     title = "What a server takes up"
-    ours = servers(analysis)
+    ours = analysis.servers
     order = [row for row in by_rank(analysis) if row in ours and analysis.estimate("pss_idle", row)]
     if not order:
         return not_measured(title, "memory")
@@ -152,7 +151,7 @@ def states(analysis: Analysis, order: list[str]) -> Drawing:
 
 def shock(analysis: Analysis) -> Section | Missing:
     title = "A thousand connects at once"
-    found = {r: e for r, e in analysis.estimates.get("shock_wall", {}).items() if r in servers(analysis)}
+    found = {r: e for r, e in analysis.estimates.get("shock_wall", {}).items() if r in analysis.servers}
     if not found:
         return not_measured(title, "shock")
     order = sorted(found, key=lambda row: found[row].value)

@@ -8,7 +8,7 @@ generator's limit are kept and marked.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from statistics import median
 from typing import NamedTuple
@@ -34,16 +34,12 @@ Curves = Mapping[str, Curve]  # by row
 
 def samples_at(analysis: Analysis, scenario: str) -> dict[tuple[str, float], list[Sample]]:
     """The samples that count, by row and point."""
-    taken = defaultdict(list)
-    for sample in analysis.result.samples:
-        if sample.scenario == scenario and sample.point is not None:
-            taken[sample.row, sample.point].append(sample)
-    found = {}
-    for where, samples in taken.items():
-        good = [sample for sample in samples if not sample.invalid]
-        if 2 * len(good) > len(samples):
-            found[where] = good
-    return found
+    return {
+        (row, point): samples
+        for row in analysis.names
+        for point in analysis.points(scenario)
+        if (samples := analysis.valid(row, scenario, point))
+    }
 
 
 def curves(analysis: Analysis, scenario: str, of: Measure) -> Curves:

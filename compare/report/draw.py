@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from compare.report import svg
-from compare.report.parts import AGAIN, Drawing, Spec
-from compare.servers import AEAD, DIRECT, LIBEV
+from compare.report.parts import Drawing, Spec
+from compare.servers import AEAD, AGAIN, DIRECT, LIBEV
 
 NARROW, WIDE = 318, 1020  # pixels that a drawing takes
 LABELS = 134  # pixels of row names beside a drawing

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from compare.analysis import HEADLINES, METRICS, Analysis, Overall, names
 from compare.environment import doubts
 from compare.report import book, latency
-from compare.report.parts import NAMED, between, count, interval, models, servers
+from compare.report.parts import NAMED, between, count, interval, models
 from compare.schema import Sample
 from compare.servers import LIBEV
 from compare.stats import outliers
@@ -53,7 +53,7 @@ def least(analysis: Analysis, overall: Overall) -> str:
         )
 
     first = sharing(
-        min(overall.ranks[name] for name in servers(analysis) if name in overall.ranks), servers(analysis)
+        min(overall.ranks[name] for name in analysis.servers if name in overall.ranks), analysis.servers
     )
     verb = "needs" if len(first) == 1 else "need"
     shared = "; this run cannot tell them apart" if len(first) > 1 else ""
@@ -69,7 +69,7 @@ def best_at(analysis: Analysis, key: str) -> str | None:
     """Who is best at a headline, with the interval; of the models who, if a peer is better."""
     where, unit = VERDICTS[key]
     known, ranks = analysis.estimates.get(key, {}), analysis.ranks.get(key, {})
-    best = [name for name in analysis.best(key) if name in servers(analysis)]
+    best = [name for name in analysis.best(key) if name in analysis.servers]
     if not best:
         return None
     text = f"{where}: {said_of(analysis, key, best)} {unit}{beside_libev(analysis, key, best)}"
@@ -123,8 +123,8 @@ def circumstances(analysis: Analysis) -> Iterator[str]:
     for key, null in analysis.null.items():
         if METRICS[key].headline and not null.alike:
             yield (
-                f"{METRICS[key].scenario}: the model that was measured twice differs from itself by more "
-                f"than chance explains; rows closer than {100 * analysis.floor(key):.1f}% are not told apart."
+                f"{METRICS[key].scenario}, {METRICS[key].title}: the null run is further apart than chance"
+                " explains; nothing below that is ranked."
             )
     busy = [share for sample in result.samples if (share := foreign(sample)) > FOREIGN]
     if busy:
@@ -167,12 +167,12 @@ def held_back(analysis: Analysis) -> Iterator[str]:
     """Throughput that says more about the generator than about the server."""
     limited: dict[str, dict[str, list[str]]] = {}
     for metric in analysis.metrics:
-        for row in servers(analysis):
+        for row in analysis.servers:
             if reason := analysis.limited(metric, row):
                 limited.setdefault(reason, {}).setdefault(metric.scenario, []).append(row)
     for reason, where in limited.items():
         listed = [
-            f"{scenario} ({'all' if len(rows) == len(servers(analysis)) else ', '.join(rows)})"
+            f"{scenario} ({'all' if len(rows) == len(analysis.servers) else ', '.join(rows)})"
             for scenario, rows in where.items()
         ]
         yield f"Throughput not ranked, {reason} (CPU figures stand): {', '.join(listed)}."
@@ -195,6 +195,6 @@ def strays(analysis: Analysis) -> Iterator[str]:
     for metric in HEADLINES:
         if metric not in analysis.metrics:
             continue
-        for row in servers(analysis):
+        for row in analysis.servers:
             if strange := outliers(analysis.values(metric, row)):
                 yield f"Outlier, kept: {row}, {metric.scenario}, {len(strange)} of its samples."

@@ -24,7 +24,6 @@ from compare.report.parts import (
     cell,
     not_measured,
     number,
-    servers,
 )
 from compare.schema import Sample
 from compare.stats import estimate, percentile
@@ -51,7 +50,7 @@ class Compared(NamedTuple):
 def equal_load(analysis: Analysis) -> Compared | None:
     """The highest load with which nearly all keep up; else the closed loop of ping-pong."""
     at = curves.samples_at(analysis, "load")
-    ours = servers(analysis)
+    ours = analysis.servers
     kept = {row: curve for row, curve in curves.curves(analysis, "load", kept_up).items() if row in ours}
     good = [
         point
@@ -96,7 +95,7 @@ def how_fast(analysis: Analysis, compared: Compared) -> str:
     tail = {
         row: estimate([value for sample in found if (value := curves.p99(sample)) is not None])
         for row, found in compared.samples.items()
-        if row in servers(analysis) and any(sample.latency_us for sample in found)
+        if row in analysis.servers and any(sample.latency_us for sample in found)
     }
     if not tail:
         return "Only baselines were measured."
@@ -117,7 +116,7 @@ def how_fast(analysis: Analysis, compared: Compared) -> str:
 def hockey_stick(analysis: Analysis) -> Section | Missing:
     title = "Where the queue begins"
     found = curves.curves(analysis, "load", curves.p99)
-    ours = {row: curve for row, curve in found.items() if row in servers(analysis)}
+    ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     if not ours:
         return not_measured(title, "load")
     points = curves.points_of(found)
@@ -161,7 +160,7 @@ def mixed(analysis: Analysis) -> Section | Missing:
     title = "Small requests beside a bulk stream"
     found = {
         row: beside
-        for row in servers(analysis)
+        for row in analysis.servers
         if (beside := analysis.estimate("mixed_beside", row)) and beside.value > 0
     }
     if not found:

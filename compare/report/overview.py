@@ -4,7 +4,7 @@
     beats       won, not to be told apart, lost: each model against each other
     scenarios   one table for each scenario, with intervals and ranks
 
-Rules: two rows are told apart only by their intervals (stats.Estimate.surely_below).
+Rules: two rows are told apart by their intervals and by the noise floor (stats.verdict).
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from compare.report.parts import (
     models,
     not_measured,
     number,
-    servers,
 )
 from compare.servers import LIBEV
-from compare.stats import Estimate, percentile
+from compare.stats import BETTER, SAME, WORSE, percentile, verdict
 
 COLUMNS = (  # metric, heading on two lines
     ("up_cpu", "CPU-s/GB\nup"),
@@ -48,6 +47,7 @@ COLUMNS = (  # metric, heading on two lines
     ("pss_each", "KB/\nconn."),
 )
 WON, EVEN, LOST = "+", "=", "\N{MINUS SIGN}"  # not by colour alone
+MARKS = {BETTER: WON, SAME: EVEN, WORSE: LOST}
 
 
 def summary(analysis: Analysis) -> Table:
@@ -80,7 +80,7 @@ def summary(analysis: Analysis) -> Table:
         (line, column)
         for line, row in enumerate(row[0] for row in rows)
         for column, (key, _) in enumerate(columns, 2)
-        if analysis.ranks[key].get(row) == 1 and row in servers(analysis)
+        if analysis.ranks[key].get(row) == 1 and row in analysis.servers
     }
     return Table("Summary", headers, rows, note, frozenset(best))
 
@@ -161,24 +161,24 @@ def scenarios(analysis: Analysis) -> Section | Missing:
     return Section("scenarios", title, sentence, made)
 
 
-def verdict_of(one: Estimate, other: Estimate) -> str:
-    return WON if one.surely_below(other) else LOST if other.surely_below(one) else EVEN
-
-
 def beats(analysis: Analysis) -> Section | Missing:
     """Each against each other by the overall score, whose intervals say who can be told apart."""
     title = "Who beats whom"
     scores = analysis.overall.estimates if analysis.overall else {}
-    order = [row for row in by_rank(analysis) if row in scores and row in servers(analysis)]
+    order = [row for row in by_rank(analysis) if row in scores and row in analysis.servers]
+    floor = analysis.overall.floor if analysis.overall else 0.0
     if len(order) < 2 or any(scores[row].rounds < 2 for row in order):
         return Missing(title, "that takes two rows with every headline figure, and two rounds")
     found = {
-        row: {other: verdict_of(scores[row], scores[other]) for other in order if other != row}
+        row: {
+            other: MARKS[verdict(scores[other], scores[row], floor=floor)] for other in order if other != row
+        }
         for row in order
     }
     tally = {
         row: {mark: list(found[row].values()).count(mark) for mark in (WON, EVEN, LOST)} for row in order
     }
+    headlines = [metric for metric in HEADLINES if metric in analysis.metrics]
     first = [row for row in order if not tally[row][LOST]]
     sentence = f"{names(first, NAMED)} lose{'s' if len(first) == 1 else ''} to nobody"
     even = sum(tally[row][EVEN] for row in order) // 2
@@ -186,12 +186,13 @@ def beats(analysis: Analysis) -> Section | Missing:
     sentence += f"; {even} of {pairs} pairs cannot be told apart (by the geometric mean of the CPU figures)."
     table = Table(
         "Won, tied and lost against the others",
-        ["", "score", "won", "tied", "lost", *order],
+        ["", "score", "won", "tied", "lost", *(f"{m.scenario}\n+ = {LOST}" for m in headlines), *order],
         [
             [
                 row,
                 interval(scores[row], 2),
                 *(str(tally[row][mark]) for mark in (WON, EVEN, LOST)),
+                *(won_tied_lost(analysis, metric, row, order) for metric in headlines),
                 *(found[row].get(other, "") for other in order),
             ]
             for row in order
@@ -199,6 +200,12 @@ def beats(analysis: Analysis) -> Section | Missing:
         f"{WON} needs less CPU than the column's model, {LOST} more, {EVEN} not to be told apart.",
     )
     return Section("beats", title, sentence, [table], matrix(found, order))
+
+
+def won_tied_lost(analysis: Analysis, metric: Metric, row: str, others: list[str]) -> str:
+    """By one figure alone, round by round where rounds are many."""
+    found = [MARKS[analysis.apart(metric.key, other, row)] for other in others if other != row]
+    return " ".join(str(found.count(mark)) for mark in (WON, EVEN, LOST))
 
 
 def matrix(found: dict[str, dict[str, str]], order: list[str]) -> Drawing:

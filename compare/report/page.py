@@ -156,7 +156,7 @@ def section(made: Section) -> str:
 
 def models(analysis: Analysis) -> str:
     """Each model's figures from the source, beside its numbers."""
-    ours = [row for row in by_rank(analysis) if analysis.kinds[row] == MODEL and "(" not in row]
+    ours = [row for row in by_rank(analysis) if analysis.kinds[row] == MODEL]
     cards = "".join(card(analysis, row) for row in ours)
     heading = '<h2 id="models-title">The models and their source</h2>'
     heading += "<p>The lines that make each model what it is, beside what they cost.</p>"
@@ -199,13 +199,13 @@ def environment(analysis: Analysis) -> str:
     said = conditions.environment(analysis)
     first = [fact for fact in said if fact[0] in FIRST_FACTS]
     others = [fact for fact in said if fact[0] not in FIRST_FACTS]
-    twice = conditions.noise(analysis)
+    twice = conditions.twice(analysis)
     folded = (
         f"<details><summary>Everything else</summary>{facts(others)}{table(twice) if twice else ''}</details>"
     )
     return (
         '<section id="environment" aria-labelledby="environment-title">'
-        f'<h2 id="environment-title">Where and how</h2><p>{esc(conditions.noise_in_words(analysis))}</p>'
+        f'<h2 id="environment-title">Where and how</h2><ul>{items(conditions.noise(analysis))}</ul>'
         f"{facts(first)}<p>CPU is user and system of all of a server's processes, those that have ended "
         "included. A fresh server for every sample, in seeded random order; what comes first after its start "
         "is thrown away. Every byte was compared. Intervals: 95%, bootstrap over rounds.</p>"

@@ -20,7 +20,6 @@ from compare.stats import Estimate
 
 LIMITED, UNUSABLE, NOTHING = "*", "!", "-"
 NAMED = 5  # rows in a sentence, at most
-AGAIN = " (again)"  # how the second row of a model that is measured twice is called
 
 Spec = dict[str, Any]
 Drawing = Callable[[int, bool], Spec]  # of a width in pixels; True on a phone
@@ -88,25 +87,19 @@ def size(count: float) -> str:
     return f"{count:g}"
 
 
-def servers(analysis: Analysis) -> list[str]:
-    """What is compared: no baseline, and no model a second time."""
-    return [row for row in analysis.servers if not row.endswith(AGAIN)]
-
-
 def models(analysis: Analysis) -> list[str]:
-    return [row for row in servers(analysis) if analysis.kinds[row] != PEER]
+    return [row for row in analysis.servers if analysis.kinds[row] != PEER]
 
 
 def by_rank(analysis: Analysis) -> list[str]:
     """Row names: servers by overall rank, then score; the one measured twice, and baselines, last."""
     overall = analysis.overall
-    ours = servers(analysis)
     last = float("inf")
 
-    def place(name: str) -> tuple[bool, bool, float, float]:
+    def place(name: str) -> tuple[bool, float, float]:
         score = overall.estimates.get(name) if overall else None
         rank = overall.ranks.get(name, last) if overall else last
-        return name not in analysis.servers, name not in ours, rank, score.value if score else last
+        return name not in analysis.servers, rank, score.value if score else last
 
     return sorted(analysis.names, key=place)
 

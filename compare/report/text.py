@@ -97,9 +97,9 @@ def terminal(analysis: Analysis, width: int) -> str:
     parts = [
         lines(verdict(analysis)),
         lines(problems(analysis)),
-        lines([conditions.noise_in_words(analysis)]),
+        lines(conditions.noise(analysis)),
     ]
-    if twice := conditions.noise(analysis):
+    if twice := conditions.twice(analysis):
         parts.append(f"{twice.title}\n{fitted(twice, width)}")
     parts += map(part, made)
     parts.append(lines([f"Not in this report: {one.title.lower()} ({one.why})." for one in missing]))
@@ -116,8 +116,8 @@ def markdown(analysis: Analysis) -> str:
     parts = ["# Server models compared", "\n".join(verdict(analysis))]
     if found := problems(analysis):
         parts += ["## Before believing it", bullets(found)]
-    parts += ["## Environment", framed(environment(analysis), "github"), conditions.noise_in_words(analysis)]
-    if twice := conditions.noise(analysis):
+    parts += ["## Environment", framed(environment(analysis), "github"), bullets(conditions.noise(analysis))]
+    if twice := conditions.twice(analysis):
         parts += titled(twice)
     made, missing = sections(analysis)
     for section in made:

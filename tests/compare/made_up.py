@@ -17,6 +17,7 @@ import random
 from typing import Any, NamedTuple
 
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
+from compare.servers import BASELINE, MODEL, PEER, TWICE
 from models import MODELS
 
 AGAIN = "prefork-epoll (again)"
@@ -253,7 +254,15 @@ class Maker:
 
 
 def kind_of(row: str) -> str:
-    return "baseline" if row in BASELINES else "peer" if row in ("libev", "go") else "model"
+    if row == AGAIN:
+        return TWICE
+    return BASELINE if row in BASELINES else PEER if row in ("libev", "go") else MODEL
+
+
+def points_of(row: str, scenario: str) -> tuple[float | None, ...]:
+    if scenario == "unp" and not CHARACTERS[row].workers:
+        return (None,)
+    return HAS_POINTS.get(scenario, (None,))
 
 
 def makes_sense(row: str, scenario: str) -> bool:
@@ -276,7 +285,7 @@ def full_result(rows: list[str] | None = None, rounds: int = ROUNDS, seed: int =
             (row, scenario, point)
             for scenario in SCENARIOS
             for row in rows
-            for point in HAS_POINTS.get(scenario, (None,))
+            for point in points_of(row, scenario)
             if makes_sense(row, scenario)
         ]
         maker.chance.shuffle(block)

@@ -100,14 +100,16 @@ def test_all_models_fit(opened: Opened, tmp_path: Path) -> None:
     path.write_text(report_page(Analysis(full_result())), encoding="utf-8")
     assert path.stat().st_size < MOST
     for screen in (PHONE, DESK):
-        check_drawings(opened(screen, path=path), screen[0])
-        check_width(opened(screen, path=path), screen[0])
+        page = opened(screen, path=path)
+        check_drawings(page, screen[0])
+        check_width(page, screen[0])
 
 
 @SCREENS
 def test_few_models_fit(opened: Opened, screen: tuple[int, int]) -> None:
-    check_drawings(opened(screen), screen[0])
-    check_width(opened(screen), screen[0])
+    page = opened(screen)
+    check_drawings(page, screen[0])
+    check_width(page, screen[0])
 
 
 def check_drawings(page: Page, width: int) -> None:

@@ -102,8 +102,8 @@ def test_the_noise_floor_stands_in_every_report(command: Command, tmp_path: Path
     result = schema.load((tmp_path / "result.json").read_text())
     assert {(s.row, s.invalid) for s in result.samples} == {("poll", None), ("poll (again)", None)}
     for text in (done.stdout, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
-        assert "Noise floor: poll, measured a second time as if another model, is off" in text
-        assert "CPU that differs by less is not told apart: ping-pong " in text
+        assert "Noise floor: CPU that differs by less is not told apart: ping-pong " in text
+        assert "Null run: poll, entered twice, differs from itself by: ping-pong " in text
 
 
 # Each 10 ms of CPU that a server uses, this uses 1 ms: what it serves gets dearer by a ninth.
