@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from compare.interrupt import Interrupt
-from compare.servers import launched
+from compare.servers import LOOPBACK, launched
 from compare.tree import cpu_clock
 
 TARGET = (sys.executable, "-m", "compare.target")
@@ -56,6 +56,20 @@ class Cores(NamedTuple):
         return self.server != self.generator
 
 
+class Generator(Protocol):
+    """Who makes the load: a Helper, or a cluster of them (cluster.py)."""
+
+    def cpu(self) -> float: ...
+
+    def send(self, order: dict[str, Any]) -> None: ...
+
+    def answer(
+        self, interrupt: Interrupt, patience: float, tick: Callable[[], None] | None = None
+    ) -> dict[str, Any]: ...
+
+    def stop(self) -> None: ...
+
+
 class Helper:
     """One of our processes: asked and answered in lines of JSON, ended at once."""
 
@@ -63,7 +77,7 @@ class Helper:
         self._process = subprocess.Popen(
             launched(program, cores), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
-        self._name = program[-1]
+        self._name = " ".join(program[1:])
         self._read = b""
 
     def cpu(self) -> float:
@@ -116,11 +130,16 @@ class Helper:
 class Bench:
     """`with Bench(interrupt) as bench:`; both processes are gone afterwards."""
 
-    def __init__(self, interrupt: Interrupt) -> None:
+    def __init__(
+        self, interrupt: Interrupt, address: str = LOOPBACK, generator: Generator | None = None
+    ) -> None:
         self.cores = Cores.of_this_machine()
+        if generator:
+            self.cores = self.cores._replace(generator=())  # elsewhere
+        self.address = address  # of servers and target
         self._interrupt = interrupt
-        self.target = Helper(TARGET, self.cores.target)
-        self.generator = Helper(GENERATOR, self.cores.generator)
+        self.target = Helper((*TARGET, address), self.cores.target)
+        self.generator = generator or Helper(GENERATOR, self.cores.generator)
         self.target_port = 0
 
     def __enter__(self) -> Bench:
@@ -137,5 +156,6 @@ class Bench:
 
     def order(self, do: str, tick: Callable[[], None] | None = None, **details: Any) -> dict[str, Any]:
         """Asks the generator. Raises LoadFailed, BenchFailed, Interrupted."""
-        self.generator.send({"do": do, **details})
+        where = {"host": self.address} if do == "open" else {}
+        self.generator.send({"do": do, **where, **details})
         return self.generator.answer(self._interrupt, details.get("duration", 0.0) + ANSWER, tick)

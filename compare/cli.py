@@ -1,7 +1,14 @@
 """The `compare` command.
 
-    run          measures the models, and writes result.json, report.md and report.html
-    scenarios    what it can measure
+    run          measures the models, and writes result.json, report.md and report.html     run.py
+    report       makes the reports of a result again                                        report/
+    diff         what differs between two results, and what only seems to                   diff.py
+    list         the results that are there                                                 history.py
+    export       a result as CSV, or for pyperf                                             export.py
+    peers        what can be measured beside the models, and how to get it                  peers.py
+    scenarios    what it can measure                                                        plan.py
+    ceiling      how fast the load generator itself is                                      ceiling.py
+    completion   a script for the shell
 
 Rules: as in tunnel/cli.py, a user's mistake is one line and an exit code from sysexits.h. The report
 goes to standard output, progress to standard error and only to a terminal.
@@ -11,32 +18,47 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
+import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from ipaddress import IPv4Address
 from typing import Any, NoReturn
 
-from compare import report, schema
-from compare.analysis import Analysis
-from compare.interrupt import Interrupt
-from compare.plan import QUICK, QUICK_MOST, SCENARIOS, make_plan
-from compare.run import INTERRUPTED, chosen_rows, run
-from compare.servers import AEAD, DIRECT, LIBEV, ss_server
+from compare import diff, export, peers, report, schema
+from compare.analysis import METRICS, Analysis
+from compare.bench import BenchFailed
+from compare.ceiling import CONTENDERS, print_ceilings
+from compare.cluster import Cluster, ClusterFailed
+from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
+from compare.interrupt import Interrupt, Interrupted
+from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
+from compare.run import INTERRUPTED, begun, chosen_rows, run
+from compare.schema import Result
+from compare.servers import AEAD, AGAIN, DIRECT, LOOPBACK, RELAY, ROWS
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
+from tunnel.config import DEFAULT_MODEL
 from tunnel.keys import DEFAULT_METHOD, METHODS
 
 EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+EX_FAILED = 1  # a condition of `compare diff --fail-if` holds
 
 ENDLESS = 100_000  # characters in a line of a file
 
-ROUNDS, DURATION = 5, 1.0
+ROUNDS, DURATION = 5, 0.8
 QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 BY_QUICK = "--quick leaves it out: compare run --scenarios {}"
+FRESH = (  # flags of `compare run` that a run which goes on has been given already
+    *("--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
+    *("--quick", "--rounds", "--duration", "--seed", "--out"),
+)
 NO_POOL = "the scenario children is for models with a pool"
 
 
@@ -73,6 +95,24 @@ def chosen(known: Mapping[str, object], what: str) -> Callable[[str], list[str]]
     return parse
 
 
+def condition(value: str) -> diff.Condition:
+    try:
+        return diff.condition(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def own_address(value: str) -> str:
+    """An argparse type: an IPv4 address that can be listened on here."""
+    try:
+        IPv4Address(value)
+        with socket.create_server((value, 0)):
+            return value
+    except (ValueError, OSError):
+        expected = "expected an IPv4 address of this machine"
+        raise argparse.ArgumentTypeError(f"{value!r}: {expected}") from None
+
+
 def at_least(low: float, kind: Callable[[str], float], expected: str) -> Callable[[str], float]:
     def parse(value: str) -> float:
         try:
@@ -97,7 +137,6 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
     )
-    commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
     run_parser = commands.add_parser(
         "run",
         help="measure, and write a report",
@@ -105,7 +144,105 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     add_run(run_parser)
+    add_report(commands)
+    add_diff(commands)
+    add_list(commands)
+    add_export(commands)
+    commands.add_parser(
+        "peers",
+        help="list the servers of others that can be measured too",
+        description="Show which servers of others are on PATH, and how to get the rest.",
+        allow_abbrev=False,
+    )
+    commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
+    ceiling_parser = commands.add_parser(
+        "ceiling",
+        help="how fast the load generator itself is",
+        description="Load a server that costs next to nothing, then some models, and print both.",
+        allow_abbrev=False,
+    )
+    add_ceiling(ceiling_parser)
+    completion = commands.add_parser(
+        "completion",
+        help="print a completion script for your shell",
+        description='Try: eval "$(compare completion bash)"',
+        allow_abbrev=False,
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser
+
+
+def add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="make a result's reports again",
+        description="Write report.md and report.html from a result.json, and print the tables.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("result", metavar="RESULT", help="a result.json, or the folder that it lies in")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: beside the result)")
+
+
+def add_diff(commands: Any) -> None:
+    parser = commands.add_parser(
+        "diff",
+        help="say what differs between two results",
+        description="Say for each row and figure whether B is better than A, worse, or no different.",
+        epilog=f"Exit code 1: a condition of --fail-if holds. Metrics: {', '.join(METRICS)}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("before", metavar="A", help="a result.json, or the folder that it lies in")
+    parser.add_argument("after", metavar="B", help="another one")
+    parser.add_argument("--all", action="store_true", help="show what is no different, too")
+    parser.add_argument("--json", action="store_true", help="as JSON, all of it")
+    parser.add_argument(
+        "--fail-if",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        type=condition,
+        help="worse (some CPU figure is), or ROW.METRIC>N%%, such as prefork.up_cpu>5%% or, at a point,"
+        " prefork.load_p99@2000>10%%: more than the noise, and more than that; may be repeated",
+    )
+
+
+def add_list(commands: Any) -> None:
+    parser = commands.add_parser(
+        "list",
+        help="list the results that are there",
+        description="List the results in a folder, the oldest first.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=FOLDER, help=f"default: {FOLDER}")
+
+
+def add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a result for other programs",
+        description="Write a result as CSV, or as JSON for pyperf.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("result", metavar="RESULT", help="a result.json, or the folder that it lies in")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--csv", metavar="FILE", help="a line for each sample and figure; - is standard output")
+    kind.add_argument(
+        "--pyperf", metavar="FILE", help="times and memory, a run for each sample; - is standard output"
+    )
+
+
+def add_ceiling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
+    )
+    parser.add_argument("--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD)
+    parser.add_argument(
+        "--duration",
+        metavar="S",
+        type=at_least(0.05, float, "a number of seconds from 0.05"),
+        default=0.5,
+        help="seconds of load in each sample (default: 0.5)",
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -122,10 +259,24 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=chosen(SCENARIOS, "scenario"),
         help="default: all of them; see `compare scenarios`",
     )
-    what.add_argument("--no-peers", action="store_true", help="leave out ss-server, though it is on PATH")
+    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks servers on PATH")
     what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
     what.add_argument(
         "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--server-address",
+        metavar="ADDRESS",
+        type=own_address,
+        default=LOOPBACK,
+        help=f"address of this machine that servers listen on (default: {LOOPBACK})",
+    )
+    where.add_argument(
+        "--cluster",
+        metavar="URL",
+        help="make the load on the workers of a Dask scheduler, such as tcp://192.0.2.1:8786; they must"
+        " have this program, and reach --server-address",
     )
     how = parser.add_argument_group("how long")
     how.add_argument(
@@ -138,7 +289,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         metavar="N",
         type=at_least(1, int, "a whole number from 1"),
-        help=f"samples of each figure (default: {ROUNDS}, which takes all models about twenty minutes)",
+        help=f"samples of each figure (default: {ROUNDS}, which takes all models under half an hour)",
     )
     how.add_argument(
         "--duration",
@@ -152,36 +303,209 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=at_least(0, int, "a whole number"),
         help="of the order (default: the time)",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: results/ and the time)")
+    what.add_argument(
+        "--null",
+        metavar="MODEL",
+        choices=tuple(MODELS),
+        help="the model to enter twice: what differs between the two is noise (default:"
+        f" {DEFAULT_MODEL}, or the first one that is measured)",
+    )
+    what.add_argument("--no-null", action="store_true", help="enter none twice")
+    parser.add_argument("--out", metavar="DIR", help=f"where to write (default: {FOLDER}/ and the time)")
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with a run that was cut short: its plan, less what it has measured",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     arguments = build_parser().parse_args(argv)
-    if arguments.command == "scenarios":
-        for scenario in SCENARIOS.values():
-            print(f"{scenario.name:<14}{scenario.summary:<44}{scenario.figures}")
-        return os.EX_OK
     try:
-        return measure(arguments)
+        return COMMANDS[arguments.command](arguments)
+    except Unreadable as error:
+        return complain(arguments, str(error), error.code)
     except BrokenPipeError:  # `compare run | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return os.EX_OK
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        print(f"compare run: {name}{error.strerror}", file=sys.stderr)
-        return os.EX_CANTCREAT if error.filename else os.EX_OSERR
+        return complain(
+            arguments, f"{name}{error.strerror}", os.EX_CANTCREAT if error.filename else os.EX_OSERR
+        )
+
+
+def complain(arguments: argparse.Namespace, text: str, code: int) -> int:
+    print(f"compare {arguments.command}: {text}", file=sys.stderr)
+    return code
+
+
+def print_scenarios(_: argparse.Namespace) -> int:
+    for scenario in SCENARIOS.values():
+        print(f"{scenario.name:<24}{scenario.summary:<68}{scenario.figures}")
+    return os.EX_OK
+
+
+def print_peers(_: argparse.Namespace) -> int:
+    print(peers.listing(), flush=True)
+    return os.EX_OK
+
+
+def print_completion(arguments: argparse.Namespace) -> int:
+    import shtab  # noqa: PLC0415 - here alone
+
+    print(shtab.complete(complete_paths(build_parser(), shtab), arguments.shell), flush=True)
+    return os.EX_OK
+
+
+def complete_paths(parser: Parser, shtab: Any) -> Parser:
+    """Marks what takes a file or a folder, in this parser and its commands, for the shell."""
+    markers = dict.fromkeys(("FILE", "RESULT", "A", "B"), shtab.FILE) | {"DIR": shtab.DIRECTORY}
+    for action in parser._actions:
+        if action.metavar in markers:
+            action.complete = markers[action.metavar]  # type: ignore[attr-defined]
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                complete_paths(command, shtab)
+    return parser
+
+
+def make_reports(arguments: argparse.Namespace) -> int:
+    """Where the report goes, its result.json lies too: the page has a link to it."""
+    result, path = read(arguments.result), locate(arguments.result)
+    if not arguments.out and os.path.basename(path) != FILE:
+        return complain(arguments, f"{path}: not named {FILE}: expected --out DIR as well", os.EX_USAGE)
+    folder = arguments.out or os.path.dirname(path) or "."
+    os.makedirs(folder, exist_ok=True)
+    if arguments.out:
+        save(folder, FILE, schema.dump(result))
+    write_reports(result, folder)
+    return os.EX_OK
+
+
+def compare_results(arguments: argparse.Namespace) -> int:
+    before, after = read(arguments.before), read(arguments.after)
+    found = diff.changes(Analysis(before), Analysis(after))
+    if not found:
+        return complain(arguments, "the two results have no figure in common", os.EX_DATAERR)
+    if mistake := diff.unknown(arguments.fail_if, found):
+        return complain(arguments, mistake, os.EX_USAGE)
+    warned = diff.warnings(before, after, found)
+    failed = [wanted.text for wanted in arguments.fail_if if any(map(wanted.holds, found))]
+    for warning in warned:
+        print(f"compare diff: warning: {warning}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(diff.as_json(found, warned, failed), indent=1), flush=True)
+    else:
+        print(diff.text(found, arguments.all), flush=True)
+    for text in failed:
+        print(f"compare diff: failed: {text}", file=sys.stderr)
+    return EX_FAILED if failed else os.EX_OK
+
+
+def list_results(arguments: argparse.Namespace) -> int:
+    if arguments.folder == FOLDER and not os.path.isdir(FOLDER):
+        table = ""
+    else:
+        try:
+            table = listing(arguments.folder)
+        except OSError as error:
+            return complain(arguments, f"{arguments.folder}: {error.strerror}", os.EX_NOINPUT)
+    if not table:
+        return complain(arguments, f"no results in {arguments.folder}: `compare run` makes one", os.EX_OK)
+    print(table, flush=True)
+    return os.EX_OK
+
+
+def export_result(arguments: argparse.Namespace) -> int:
+    result = read(arguments.result)
+    path = arguments.csv or arguments.pyperf
+    text = export.as_csv(result) if arguments.csv else export.as_pyperf(result)
+    if path == "-":
+        print(text, end="", flush=True)
+    else:
+        save(os.path.dirname(path) or ".", os.path.basename(path), text)
+    return os.EX_OK
+
+
+def ceiling(arguments: argparse.Namespace) -> int:
+    models, left_out = runnable(arguments.models or CONTENDERS)
+    for name, reason in left_out.items():
+        print(f"compare ceiling: left out: {name}: {reason}", file=sys.stderr)
+    interrupt = Interrupt()
+    interrupt.install()
+    settings = schema.Settings([], 1, arguments.duration, 1, arguments.method)
+    try:
+        print_ceilings(models, settings, interrupt)
+    except Interrupted:
+        return complain(arguments, INTERRUPTED, EX_INTERRUPTED)
+    except BenchFailed as failure:
+        return complain(arguments, str(failure), os.EX_SOFTWARE)
+    return os.EX_OK
 
 
 def measure(arguments: argparse.Namespace) -> int:
     started = time.time()
-    peers = [] if arguments.no_peers or ss_server() is None else [LIBEV]
-    baselines = [] if arguments.no_baselines else [DIRECT, AEAD]
+    if arguments.resume:
+        if given := [flag for flag in FRESH if getattr(arguments, flag.strip("-").replace("-", "_"))]:
+            text = f"--resume goes on as the run began: leave out {', '.join(given)}"
+            return complain(arguments, text, os.EX_USAGE)
+        folder = arguments.resume
+        result = read(folder)
+        if gone := [row.name for row in result.rows if row.name not in ROWS]:
+            return complain(arguments, f"{folder}: no such row any more: {', '.join(gone)}", os.EX_DATAERR)
+        if result.complete:
+            return complain(arguments, f"{folder}: this run is complete", os.EX_DATAERR)
+    else:
+        made = begin(arguments, started)
+        if isinstance(made, int):
+            return made
+        result = made
+        folder = arguments.out or time.strftime(f"{FOLDER}/%Y-%m-%d-%H%M%S", time.localtime(started))
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # better now than after minutes of measuring
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+    try:
+        cluster = Cluster(arguments.cluster) if arguments.cluster else None
+    except ClusterFailed as error:
+        return complain(arguments, str(error), os.EX_UNAVAILABLE)
+    interrupt = Interrupt()
+    interrupt.install()
+    for name, reason in result.left_out.items():
+        print(f"compare run: left out: {name}: {reason}", file=sys.stderr, flush=True)
+    run(
+        result,
+        interrupt,
+        lambda so_far: save(folder, FILE, schema.dump(so_far)),
+        address=arguments.server_address,
+        cluster=cluster,
+    )
+    if result.samples:
+        save(folder, FILE, schema.dump(result))
+        write_reports(result, folder)
+    if result.stopped:
+        before = "" if result.samples else " before anything was measured"
+        if result.samples:
+            print(f"compare run: to go on: compare run --resume {shlex.quote(folder)}", file=sys.stderr)
+        print(f"compare run: {result.stopped}{before}", file=sys.stderr)
+        return EX_INTERRUPTED if result.stopped == INTERRUPTED else os.EX_SOFTWARE
+    return os.EX_OK if any(not sample.invalid for sample in result.samples) else os.EX_UNAVAILABLE
+
+
+def begin(arguments: argparse.Namespace, started: float) -> Result | int:
+    """The run that was asked for, or the exit code of the mistake in it."""
+    others = [] if arguments.no_peers else peers.found()
+    baselines = [] if arguments.no_baselines else [DIRECT, RELAY, AEAD]
     models, left_out = runnable(arguments.models or list(MODELS))
     if arguments.models and left_out:
         for name, reason in left_out.items():
-            print(f"compare run: {name}: {reason}", file=sys.stderr)
+            complain(arguments, f"{name}: {reason}", os.EX_UNAVAILABLE)
         return os.EX_UNAVAILABLE
+    if arguments.null and arguments.null not in models:
+        return complain(arguments, f"--null {arguments.null}: not among the models to measure", os.EX_USAGE)
+    twice = arguments.null or (DEFAULT_MODEL if DEFAULT_MODEL in models else models[0])
+    null = [] if arguments.no_null else [f"{twice}{AGAIN}"]
     first_impression = arguments.quick and not arguments.scenarios
     if first_impression:
         left_out |= {name: BY_QUICK.format(name) for name in SCENARIOS if name not in QUICK}
@@ -192,28 +516,13 @@ def measure(arguments: argparse.Namespace) -> int:
         seed=int(started) if arguments.seed is None else arguments.seed,
         method=arguments.method,
         most=QUICK_MOST if first_impression else {},
+        points={} if arguments.scenarios else FEW,
     )
-    rows = chosen_rows(models, peers, baselines)
+    rows = chosen_rows([*models, *null], others, baselines)
     if not make_plan(rows, settings.scenarios, 1, 0):
         pools = ",".join(name for name in models_with_pools() if name not in models)
-        print(f"compare run: nothing to measure: {NO_POOL}: expected some of {pools}", file=sys.stderr)
-        return os.EX_USAGE
-    folder = arguments.out or time.strftime("results/%Y-%m-%d-%H%M%S", time.localtime(started))
-    os.makedirs(folder, exist_ok=True)
-    if not os.access(folder, os.W_OK):  # better now than after minutes of measuring
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
-    interrupt = Interrupt()
-    interrupt.install()
-    for name, reason in left_out.items():
-        print(f"compare run: left out: {name}: {reason}", file=sys.stderr, flush=True)
-    result = run(rows, settings, interrupt, left_out)
-    if result.samples:
-        write(result, folder)
-    if result.stopped:
-        before = "" if result.samples else " before anything was measured"
-        print(f"compare run: {result.stopped}{before}", file=sys.stderr)
-        return EX_INTERRUPTED if result.stopped == INTERRUPTED else os.EX_SOFTWARE
-    return os.EX_OK if any(not sample.invalid for sample in result.samples) else os.EX_UNAVAILABLE
+        return complain(arguments, f"nothing to measure: {NO_POOL}: expected some of {pools}", os.EX_USAGE)
+    return begun(rows, settings, left_out)
 
 
 def runnable(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -226,17 +535,16 @@ def models_with_pools() -> list[str]:
     return [name for name, model in MODELS.items() if model.pool]
 
 
-def write(result: schema.Result, folder: str) -> None:
-    """The raw samples first, so that nothing after them can lose them; the terminal last: it may be gone."""
-    from compare.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
+def write_reports(result: Result, folder: str) -> None:
+    """The terminal last: it may be gone."""
+    from compare.report.page import page  # noqa: PLC0415 - a mistake in the flags should not wait for this
 
-    save(folder, "result.json", schema.dump(result))
     analysis = Analysis(result)
     save(folder, "report.md", report.markdown(analysis))
     save(folder, "report.html", page(analysis))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else ENDLESS
     print(report.terminal(analysis, width))
-    print(f"\nwritten to {folder}: report.html, report.md, result.json", flush=True)
+    print(f"\nwritten to {folder}: report.html, report.md, {FILE}", flush=True)
 
 
 def save(folder: str, name: str, text: str) -> None:
@@ -245,3 +553,16 @@ def save(folder: str, name: str, text: str) -> None:
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(f"{path}.part", path)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": measure,
+    "report": make_reports,
+    "diff": compare_results,
+    "list": list_results,
+    "export": export_result,
+    "peers": print_peers,
+    "scenarios": print_scenarios,
+    "ceiling": ceiling,
+    "completion": print_completion,
+}

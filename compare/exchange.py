@@ -4,6 +4,8 @@
        | magic 4 | tag 4 | up 8 | down 8 |  `up` bytes of pattern  -->  verifies
     verifies  <--  | magic 4 | tag 4 | wrong 8 |  `down` bytes of pattern
 
+With the magic BOTH the bytes down flow while those up do, and the head of the reply comes last.
+
 Every scenario is made of this one exchange: a bulk transfer has a large `up` or `down`, a ping has
 small ones, a short connection has one exchange, a long one has many. Nobody has to close to mark
 an end, since not every server passes a half-close on.
@@ -22,6 +24,7 @@ import struct
 REQUEST = struct.Struct(">4sIQQ")  # magic, tag, bytes up, bytes down
 REPLY = struct.Struct(">4sIQ")  # magic, tag, place of the first wrong byte or ALL_RIGHT
 MAGIC = b"UNPx"
+BOTH = b"UNPd"  # instead of MAGIC in a request: both ways at the same time
 ALL_RIGHT = 2**64 - 1
 
 PERIOD = 65_521  # bytes; prime

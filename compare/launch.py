@@ -6,7 +6,9 @@ What exec keeps is set here, between fork and exec, in a process that has one th
 clean signal mask, and PR_SET_PDEATHSIG, which sends SIGINT ("at once") when compare dies without
 having been able to stop anything. The measured program is then exactly what a user would run.
 
-    python -I -S launch.py PARENT CORES PROGRAM ARGUMENT...     PARENT: its pid; CORES: such as 0 or 0,2
+    python -I -S launch.py PARENT CORES GROUP PROGRAM ARGUMENT...
+
+    PARENT: its pid     CORES: such as 0 or 0,2     GROUP: path of a cgroup.procs to enter, or nothing
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ EX_NOT_FOUND = 127  # what a shell says
 
 
 def main() -> int:
-    parent, cores, program = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    parent, cores, group, program = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
+    if group:
+        with open(group, "w", encoding="ascii") as file:
+            file.write("0")
     os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would pass that on

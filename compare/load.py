@@ -8,9 +8,12 @@
     warm      the scenario's load until two windows agree; thrown away, but its rate is told
     measure   the scenario's load for a time: counts, bytes, latencies, the wall time
     hold      N connections, each used once, left open
+    first     new connections, one after the other: time to their first byte
+    mixed     small requests alone, then beside one bulk stream; then bulk streams beside each other
     crowd     N short connections in all, several at once: UNP's client of chapter 30
     close     all connections
 
+client.py has one blocking connection, for loads of one client; drive.py an epoll loop, for many.
 Rules: one connection at a time unless its line says otherwise, since `iterative` has no more. Every byte
 that comes back is compared. A failure of a server is an answer, {"error": ...}, and not the end of
 the generator. It ends when its standard input does.
@@ -18,167 +21,31 @@ the generator. It ends when its standard input does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
-import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from threading import Thread
 from typing import Any
 
-from compare.exchange import (
-    ALL_RIGHT,
-    CHUNK,
-    MAGIC,
-    REPLY,
-    REQUEST,
-    first_wrong,
-    pattern,
-    start_down,
-    start_up,
-)
+from compare.client import Connection, Endpoint, Failed
+from compare.drive import Driver, Shape, prepare, prepare_line
+from compare.exchange import CHUNK
+from compare.stats import percentile
 from tunnel.address import Address
-from tunnel.buffers import LARGEST
-from tunnel.dial import seconds
-from tunnel.errors import ProtocolError
-from tunnel.flow import Flow
 from tunnel.keys import Secret, find_method
 from tunnel.session import ForwardSession
 
-SILENCE = 10.0  # seconds without a byte before a server counts as stuck
-PING_UP, PING_DOWN = 40, 48  # bytes of pattern: with their heads, 64 bytes each way
-SHORT_UP, SHORT_DOWN = 40, 984  # a short connection: 64 bytes up, 1,000 down
+PING = Shape(40, 48)  # bytes of pattern: with their heads, 64 bytes each way
+SHORT = Shape(40, 984)  # a short connection: 64 bytes up, 1,000 down
+BUSY = Shape(40, 16 * 1024 - 16)  # a busy connection: 64 bytes up, 16 KiB down
+BULK = 1 << 20  # bytes down of one exchange of a bulk stream beside others
+LEAST = 64  # messages of one measurement, at least
+FIRSTS = 20  # connections whose first byte is waited for
 AGREE = 0.1  # two warm-up windows whose rates differ by less than this agree
 WINDOWS = 10  # of warm-up, at most
-
-
-class Failed(Exception):
-    """The server, or the bytes that it passed on, did not do what they should."""
-
-
-class Plain(Flow):
-    """No protocol at all: for the baseline without a server."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._in_class = LARGEST  # what goes out is what came in, so it cannot grow on the way
-
-    def buffer_updated(self, n: int) -> memoryview:
-        buffer = self._in
-        assert buffer is not None
-        return buffer[:n]
-
-
-class Endpoint:
-    """Where to connect, and how to speak there."""
-
-    def __init__(self, order: dict[str, Any]) -> None:
-        self.place: tuple[str, int] = ("127.0.0.1", order["port"])
-        self._target = Address("127.0.0.1", order["target"])
-        self._secret: Secret | None = None
-        if order["method"] is not None:
-            self._secret = Secret.from_password(find_method(order["method"]), order["password"])
-
-    def flows(self) -> tuple[Flow, Flow]:
-        if self._secret is None:
-            return Plain(), Plain()
-        session = ForwardSession(self._secret, self._target)
-        return session.up, session.down
-
-
-class Connection:
-    """One connection through the server to the target. Raises Failed."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.up, self.down = endpoint.flows()
-        self.sock = socket.socket()
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self.sock.setsockopt(socket.SOL_SOCKET, option, seconds(SILENCE))
-        try:
-            self.sock.connect(endpoint.place)
-        except OSError as error:
-            self.sock.close()
-            raise Failed(f"cannot connect: {error.strerror}") from None
-
-    def exchange(self, tag: int, up: int, down: int) -> None:
-        """One request and its reply, every byte compared."""
-        try:
-            self._send(tag, up, down)
-            self._receive(tag, down)
-        except BlockingIOError:
-            raise Failed(f"nothing moved for {SILENCE:g} s") from None
-        except ProtocolError as error:
-            raise Failed(f"what came back is not the protocol: {error}") from None
-        except OSError as error:
-            raise Failed(f"connection lost: {error.strerror}") from None
-
-    def _send(self, tag: int, up: int, down: int) -> None:
-        head = REQUEST.pack(MAGIC, tag, up, down)
-        place = start_up(tag)
-        while head or up:
-            buffer = self.up.get_buffer()
-            size = len(head)
-            buffer[:size] = head
-            head = b""
-            piece = pattern(place, min(up, len(buffer) - size))
-            buffer[size : size + len(piece)] = piece
-            self.sock.sendall(self.up.buffer_updated(size + len(piece)))
-            place += len(piece)
-            up -= len(piece)
-
-    def _receive(self, tag: int, down: int) -> None:
-        head, place, left = b"", start_down(tag), down
-        while left or len(head) < REPLY.size:
-            n = self.sock.recv_into(self.down.get_buffer())
-            if not n:
-                raise Failed(f"connection ended with {left} of {down} bytes to come")
-            plain = self.down.buffer_updated(n)
-            if len(head) < REPLY.size:
-                missing = REPLY.size - len(head)
-                head += plain[:missing]
-                plain = plain[missing:]
-                if len(head) == REPLY.size:
-                    check_reply(head, tag)
-            if not plain:
-                continue
-            if len(plain) > left:
-                raise Failed("more bytes came back than were asked for")
-            index = first_wrong(plain, place)
-            if index is not None:
-                raise Failed(f"wrong byte down, at {down - left + index} of {down}")
-            place += len(plain)
-            left -= len(plain)
-
-    def finish(self) -> None:
-        """Ends it in order: our FIN, then the server's, with nothing in between."""
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-            if self.sock.recv(1):
-                raise Failed("bytes after the end")
-        except BlockingIOError:
-            raise Failed(f"the server did not close within {SILENCE:g} s") from None
-        except OSError as error:
-            raise Failed(f"connection lost at its end: {error.strerror}") from None
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        self.up.release()
-        self.down.release()
-        self.sock.close()
-
-
-def check_reply(head: bytes, tag: int) -> None:
-    magic, answered, wrong = REPLY.unpack(head)
-    if magic != MAGIC or answered != tag:
-        raise Failed("wrong bytes where the reply should be")
-    if wrong != ALL_RIGHT:
-        raise Failed(f"wrong byte up, at {wrong}")
 
 
 class Load:
@@ -186,96 +53,128 @@ class Load:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._driver = Driver(endpoint)
         self._tag = 0
         self._connection: Connection | None = None  # the one that bulk and ping-pong keep open
-        self._held: list[Connection] = []
         self._works: dict[str, Callable[[int], None]] = {
             "bulk-up": lambda size: self._on_open(size, 0),
             "bulk-down": lambda size: self._on_open(0, size),
-            "ping-pong": lambda _: self._on_open(PING_UP, PING_DOWN),
+            "ping-pong": lambda _: self._on_open(PING.up, PING.down),
             "connections": lambda _: self._one_connection(self._next_tag()),
         }
 
-    def warm(self, scenario: str, seconds_each: float) -> dict[str, Any]:
+    def warm(self, seconds_each: float, **what: Any) -> dict[str, Any]:
         """Windows of load until two agree; tells the last one's rate (bytes or exchanges a second)."""
         rate = 0.0
+        enough = time.monotonic() + 2 * WINDOWS * seconds_each  # the smallest window may be long
         for _ in range(WINDOWS):
-            before, rate = rate, self._window(scenario, seconds_each, rate)["rate"]
-            if abs(rate - before) < AGREE * rate:
+            before, rate = rate, self.measure(duration=seconds_each, rate=rate, **what)["rate"]
+            if abs(rate - before) < AGREE * rate or time.monotonic() > enough:
                 break
         return {"rate": rate}
 
-    def measure(self, scenario: str, duration: float, rate: float) -> dict[str, Any]:
-        return self._window(scenario, duration, rate)
+    def measure(
+        self,
+        scenario: str,
+        duration: float,
+        rate: float,
+        *,
+        point: float | None = None,
+        connections: int = 1,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """The scenario's load. `rate`: as the warm-up found it; `point`: where on the scenario's axis."""
+        size = max(4 * CHUNK, int(rate * duration))
+        if scenario in ("bulk-up", "bulk-down"):
+            return self._bulk(scenario, size)
+        if scenario == "bulk-both":  # as many bytes each way as were found to move both ways together
+            answer = self._driver.busy(0, 1, Shape(size // 2, size // 2, both=True))
+            return answer | {"rate": answer["bytes"] / answer["wall"]}
+        if scenario == "sizes":
+            assert point is not None
+            return self._messages(int(point), rate, duration)
+        if scenario == "load":
+            assert point is not None
+            return self._driver.open_loop(point, duration, connections, PING, seed=seed)
+        if scenario == "concurrency":
+            assert point is not None
+            return self._driver.busy(duration, int(point), BUSY)
+        if scenario == "connections-concurrent":
+            return self._driver.crowd(1 << 30, connections, prepare(SHORT), duration=duration)
+        return self._one_after_the_other(scenario, duration)
 
     def hold(self, count: int) -> dict[str, Any]:
-        for _ in range(count):
-            connection = Connection(self._endpoint)
-            self._held.append(connection)
-            connection.exchange(self._next_tag(), PING_UP, PING_DOWN)
-            connection.up.release()
-            connection.down.release()
-        return {"held": len(self._held)}
+        return self._driver.keep(count, PING)
 
-    def crowd(self, count: int, clients: int) -> dict[str, Any]:
-        """`count` short connections by `clients` threads; each takes the next when it is done with one.
+    def first(self) -> dict[str, Any]:
+        return self._driver.crowd(FIRSTS, 1, prepare(SHORT))
 
-        When one fails, the others stop too.
+    def mixed(self, duration: float, rate: float, connections: int, bulks: int, seed: int) -> dict[str, Any]:
+        """Three equal parts of `duration`."""
+        part = duration / 3
+        what = (rate, part, connections, PING)
+        alone = self._driver.open_loop(*what, seed=seed)
+        beside = self._driver.open_loop(*what, seed=seed + 1, bulk=1, bulk_size=BULK)
+        bulk = self._driver.busy(part, bulks, Shape(0, BULK))
+        return beside | {
+            "p99_alone": percentile(alone["latency_us"], 0.99),
+            "p99_beside": percentile(beside["latency_us"], 0.99),
+            "late": max(alone["late"], beside["late"]),
+            "fairness": bulk["fairness"],
+            "bytes": beside["bytes"] + bulk["bytes"],
+            "wall": alone["wall"] + beside["wall"] + bulk["wall"],
+        }
+
+    def crowd(
+        self,
+        count: int,
+        clients: int,
+        lines: int | None = None,
+        lenient: bool = False,
+    ) -> dict[str, Any]:
+        """`count` short connections, `clients` at once; each takes the next when it is done with one.
+
+        lines: asks the book's server for so many bytes, and closes first. lenient: counts failures.
         """
-        tags = iter(range(1, count + 1))  # a step of it is atomic
-        failures: list[Failed] = []
-        latencies: list[Counter[int]] = [Counter() for _ in range(clients)]
-        clock = time.perf_counter_ns
-
-        def client(mine: Counter[int]) -> None:
-            for tag in tags:
-                started = clock()
-                try:
-                    self._one_connection(tag)
-                except Failed as failure:
-                    failures.append(failure)
-                if failures:
-                    return
-                mine[(clock() - started) // 1000] += 1
-
-        threads = [Thread(target=client, args=(mine,)) for mine in latencies]
-        started = clock()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        wall = (clock() - started) / 1e9
-        if failures:
-            raise failures[0]
-        together = sum(latencies, Counter())
-        return {"wall": wall, "count": count, "latency_us": sorted(together.items())}
+        exchanges = prepare(SHORT) if lines is None else prepare_line(lines)
+        return self._driver.crowd(count, clients, exchanges, finish=lines is None, lenient=lenient)
 
     def close(self) -> dict[str, Any]:
         """Ends all connections in order, so that no server has an error to log."""
-        connections = [*self._held, *([self._connection] if self._connection else [])]
-        self._held, self._connection = [], None
+        connection, self._connection = self._connection, None
         try:
-            for connection in connections:
+            if connection:
                 connection.finish()
+            self._driver.close()
         finally:
-            for connection in connections:
-                connection.close()
+            self._driver.drop()
         return {}
 
     def drop(self) -> None:
         """Closes all connections as they are: the server must not wait for us before it ends."""
-        for connection in [*self._held, *([self._connection] if self._connection else [])]:
-            connection.close()
-        self._held, self._connection = [], None
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+        self._driver.drop()
 
-    def _window(self, scenario: str, duration: float, rate: float) -> dict[str, Any]:
+    def _bulk(self, scenario: str, size: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        self._works[scenario](size)
+        wall = time.perf_counter() - started
+        assert self._connection is not None
+        series = self._connection.progress.series()
+        return {"wall": wall, "bytes": size, "count": 1, "rate": size / wall, "series": series}
+
+    def _messages(self, message: int, rate: float, duration: float) -> dict[str, Any]:
+        """One stream up, a system call a message."""
+        count = max(LEAST, int(rate * duration) // message)
+        started = time.perf_counter()
+        self._on_open(count * message, 0, message)
+        wall = time.perf_counter() - started
+        return {"wall": wall, "bytes": count * message, "count": count, "rate": count * message / wall}
+
+    def _one_after_the_other(self, scenario: str, duration: float) -> dict[str, Any]:
         work = self._works[scenario]
-        if scenario.startswith("bulk"):
-            size = max(4 * CHUNK, int(rate * duration))
-            started = time.perf_counter()
-            work(size)
-            wall = time.perf_counter() - started
-            return {"wall": wall, "bytes": size, "count": 1, "rate": size / wall}
         latencies: Counter[int] = Counter()
         clock = time.perf_counter_ns
         started = now = clock()
@@ -288,15 +187,15 @@ class Load:
         count = latencies.total()
         return {"wall": wall, "count": count, "rate": count / wall, "latency_us": sorted(latencies.items())}
 
-    def _on_open(self, up: int, down: int) -> None:
+    def _on_open(self, up: int, down: int, message: int = CHUNK) -> None:
         if self._connection is None:
             self._connection = Connection(self._endpoint)
-        self._connection.exchange(self._next_tag(), up, down)
+        self._connection.exchange(self._next_tag(), up, down, message)
 
     def _one_connection(self, tag: int) -> None:
         connection = Connection(self._endpoint)
         try:
-            connection.exchange(tag, SHORT_UP, SHORT_DOWN)
+            connection.exchange(tag, SHORT.up, SHORT.down)
             connection.finish()
         finally:
             connection.close()
@@ -304,6 +203,12 @@ class Load:
     def _next_tag(self) -> int:
         self._tag += 1
         return self._tag
+
+
+def wake_on_time() -> None:
+    """Timers of this process alone fire when they are due, and not up to 50 us later (PR_SET_TIMERSLACK)."""
+    with contextlib.suppress(OSError), open("/proc/self/timerslack_ns", "w", encoding="ascii") as file:
+        file.write("1")
 
 
 def measure_aead(method: str, duration: float) -> dict[str, Any]:
@@ -335,6 +240,7 @@ def measure_aead(method: str, duration: float) -> dict[str, Any]:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # compare has been killed: end without a traceback
+    wake_on_time()
     load: Load | None = None
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,9 +1,10 @@
 """Which samples a run takes, and in which order.
 
-    round 1:  every (row, scenario) once, shuffled
-    round 2:  every (row, scenario) once, shuffled differently      ... all from one seed
+    round 1:  every (row, scenario, point) once, shuffled
+    round 2:  every (row, scenario, point) once, shuffled differently      ... all from one seed
 
-A scenario whose figures hardly move has fewer rounds. A round is a block: whatever drifts on the
+A scenario with an axis has a sample for each of its points, and a run of everything takes a few of
+them. A scenario whose figures hardly move has fewer rounds. A round is a block: whatever drifts on the
 machine from one round to the next hits every row alike, and within a round chance decides who goes
 first. The same seed gives the same order.
 """
@@ -11,12 +12,20 @@ first. The same seed gives the same order.
 from __future__ import annotations
 
 import random
+import resource
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from compare.servers import AEAD, BASELINE, DIRECT, Row
+from compare.servers import AEAD, BASELINE, DIRECT, MODEL, RELAY, Row
 
 CHILDREN, CLIENTS, CROWD = 15, 10, 5000  # UNP 30.2's pool, clients at once, connections in all
+HERD = (15, 30, 60, 120)  # sizes of a pool: does it cost to have many wait for the same listener?
+LOAD_CONNECTIONS = 10  # that share an offered load
+MIXED_CONNECTIONS, BULKS = 8, 4  # small requests', and streams for fairness
+SHOCK = 1000  # connects at once
+AS_POINT = 0  # as many clients at once as the point says
+SPARE = 100  # descriptors that a server or the generator needs besides those of its clients
+ALL_LOADS = (DIRECT, RELAY)
 
 
 class Scenario(NamedTuple):
@@ -25,40 +34,137 @@ class Scenario(NamedTuple):
     name: str
     summary: str
     figures: str
-    baselines: tuple[str, ...]  # rows without a server that make sense here
+    baselines: tuple[str, ...]  # rows without the tunnel that make sense here
     pools: bool = False  # for models with a pool of workers alone
     most: int | None = None  # rounds that are enough
+    points: tuple[float, ...] = ()  # along its axis; each is a sample of its own
+    few: tuple[float, ...] = ()  # those that a run of everything takes
+    clients: int = 1  # at once: a design that cannot is left out
+    part: float = 1.0  # of a sample's duration
 
     def has(self, row: Row) -> bool:
         """True if that row makes sense here."""
-        return row.name in self.baselines if row.kind == BASELINE else row.pool or not self.pools
+        if row.kind == BASELINE:
+            return row.name in self.baselines
+        if row.kind != MODEL and self.name == UNP:
+            return False  # no other server has the book's service
+        return row.pool or not self.pools
+
+    def points_of(self, row: Row, points: Sequence[float]) -> list[float | None]:
+        """Those of `points` that this row can be asked for; [None] where the scenario has no axis."""
+        if not self.has(row):
+            return []
+        if self.name == UNP:
+            return [point for point in points if row.herd or point == CHILDREN] if row.pool else [None]
+        most = min(MOST_OPEN, MOST_OPEN if row.clients is None else row.clients)
+        if not self.points:
+            return [None] if self.clients <= most else []
+        return [point for point in points if (self.clients or point) <= most]
 
 
+UNP = "unp"
+MOST_OPEN = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE) // 2  # two descriptors for each client
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("bulk-up", "one stream from the client", "CPU-s/GB, MB/s", (DIRECT, AEAD)),
-        Scenario("bulk-down", "one stream to the client", "CPU-s/GB, MB/s", (DIRECT, AEAD)),
+        Scenario("bulk-up", "one stream from the client", "CPU-s/GB, MB/s", (DIRECT, RELAY, AEAD)),
+        Scenario("bulk-down", "one stream to the client", "CPU-s/GB, MB/s", (DIRECT, RELAY, AEAD)),
+        Scenario(
+            "bulk-both", "one connection, both ways at once", "CPU-s/GB, MB/s", ALL_LOADS, most=2, part=0.5
+        ),
+        Scenario(
+            "sizes",
+            "one stream up, in messages of 64 B to 1 MB",
+            "MB/s and CPU-s/GB by size",
+            (DIRECT,),
+            most=2,
+            points=(64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576),
+            few=(64, 1024, 16_384),
+            part=0.4,
+        ),
         Scenario(
             "connections",
             "short connections, one after the other",
             "CPU us/connection, connections/s",
-            (DIRECT,),
+            ALL_LOADS,
         ),
         Scenario(
-            "ping-pong", "64 bytes each way on an open connection", "p50, p99, max, CPU us/request", (DIRECT,)
+            "connections-concurrent",
+            f"short connections, {CLIENTS} at once",
+            "CPU us/connection, connections/s, p99",
+            ALL_LOADS,
+            most=2,
+            part=0.5,
         ),
-        Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", ()),
+        Scenario(
+            "ping-pong",
+            "64 bytes each way on an open connection",
+            "p50, p99, max, CPU us/request",
+            ALL_LOADS,
+        ),
+        Scenario(
+            "load",
+            f"the same on {LOAD_CONNECTIONS} connections, at an offered rate (open loop)",
+            "p50 to max from when each was due",
+            ALL_LOADS,
+            most=2,
+            points=(500, 1000, 2000, 4000, 6000, 8000, 12_000),
+            few=(1000, 4000),
+            clients=LOAD_CONNECTIONS,
+        ),
+        Scenario(
+            "concurrency",
+            "16 KB replies on 1 to 1,000 busy connections",
+            "MB/s, p99 by connections",
+            ALL_LOADS,
+            most=2,
+            points=(1, 10, 100, 1000),
+            few=(10, 100),
+            clients=AS_POINT,
+            part=0.5,
+        ),
+        Scenario(
+            "idle",
+            "100 to 10,000 idle connections",
+            "KB/connection, first byte among them",
+            (),
+            most=1,
+            points=(100, 1000, 5000, 10_000),
+            few=(100,),
+            clients=AS_POINT,
+        ),
+        Scenario(
+            "mixed",
+            "small requests beside bulk streams",
+            "p99 alone and beside, fairness",
+            (),
+            most=1,
+            clients=MIXED_CONNECTIONS + 1,
+        ),
+        Scenario("shock", f"{SHOCK:,} connects at once", "time to serve all, failures", (DIRECT,), most=1),
+        Scenario(
+            UNP,
+            f"UNP 30: up to {CROWD:,} times 4,000 bytes, {CLIENTS} at once, no encryption",
+            "CPU above iterative, clients per child",
+            (),
+            most=2,
+            points=HERD,
+            few=(CHILDREN, HERD[-1]),
+            part=0.3,
+        ),
+        Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(
             "children",
-            f"{CROWD:,} connections, {CLIENTS} at once, pools of {CHILDREN}",
+            f"up to {CROWD:,} connections, {CLIENTS} at once, pools of {CHILDREN}",
             "clients per child (UNP 30.2)",
             (),
             pools=True,
-            most=3,
+            most=2,
+            part=0.3,
         ),
     )
 }
+FEW = {name: list(scenario.few) for name, scenario in SCENARIOS.items() if scenario.few}
 QUICK = ("bulk-up", "bulk-down", "connections", "ping-pong", "memory")  # scenarios of a first impression
 QUICK_MOST = {"memory": 1}
 
@@ -69,6 +175,7 @@ class Planned(NamedTuple):
     row: str
     scenario: str
     round: int  # from 1
+    point: float | None = None  # on the scenario's axis
 
 
 def make_plan(
@@ -77,18 +184,21 @@ def make_plan(
     rounds: int,
     seed: int,
     most: Mapping[str, int] | None = None,
+    *,
+    points: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Planned]:
-    """All samples of a run in their order; `most`: rounds that are enough, by scenario."""
+    """All samples of a run in their order; `most`: rounds that are enough, `points`: by scenario."""
+    axes = {name: entry.points for name, entry in SCENARIOS.items()} | dict(points or {})
     enough = {name: entry.most or rounds for name, entry in SCENARIOS.items()} | dict(most or {})
     chance = random.Random(seed)
     plan = []
     for number in range(1, rounds + 1):
         block = [
-            Planned(row.name, scenario, number)
+            Planned(row.name, scenario, number, point)
             for scenario in scenarios
             if number <= enough[scenario]
             for row in rows
-            if SCENARIOS[scenario].has(row)
+            for point in SCENARIOS[scenario].points_of(row, axes[scenario])
         ]
         chance.shuffle(block)
         plan += block

@@ -35,6 +35,7 @@ class Settings:
     seed: int
     method: str
     most: dict[str, int] = field(default_factory=dict)  # rounds of a scenario, where fewer are enough
+    points: dict[str, list[float]] = field(default_factory=dict)  # of a scenario, where not all
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What is compared, and how each is started and stopped: as a user would.
 
     start: config file (0600), free port --> python -m tunnel serve --model=NAME --config FILE
-                                         --> ss-server -c FILE ...                  where on PATH
+                                         --> ss-server, v2ray ...                   peers.py
            the port is listened on       --> ready
     ask:   python -m tunnel status --json --pid PID   --> who served how many, from its scoreboard
     stop:  SIGTERM --> it ends; or after PATIENCE SIGKILL to its whole process group
@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import compare.launch
+from compare import peers
+from compare.cgroup import Group
 from compare.interrupt import Interrupt
 from models import MODELS, Model
 
@@ -37,41 +38,55 @@ LOOKS = 0.005  # seconds between two looks at whether it listens, or has ended
 ATTEMPTS = 3  # a free port may be taken by somebody else before the server binds it
 LAST_LINES = 2  # of a failed server's output that are quoted
 RAISED = re.compile(r"(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b")  # how a traceback ends
+LOOPBACK = "127.0.0.1"
 STATUS = 10.0  # seconds that `tunnel status` has to answer
 
-MODEL, PEER, BASELINE = "model", "peer", "baseline"
-LIBEV, DIRECT, AEAD = "libev", "direct", "aead"
+MODEL, PEER, BASELINE, TWICE = "model", "peer", "baseline", "twice"
+AGAIN = " (again)"  # the name of a model's second entry: what differs between the two is noise
+LIBEV, DIRECT, RELAY, AEAD, NULL = "libev", "direct", "relay", "aead", "null"
+RELAY_MODEL = "thread"  # blocking recv_into and sendall: the cheapest way to copy that this tree has
+# How many clients at once a design can have, besides what its pool says: `select` has two descriptors
+# for each and FD_SETSIZE is 1,024 (UNP 6.8); of processes and threads we ask for no more than these.
+DESIGN = {"select": 500, "fork": 1000, "thread": 1000, "sigio": 1000}
 
 
 class Row(NamedTuple):
     """A line of the report."""
 
     name: str
-    kind: str  # MODEL, PEER or BASELINE
+    kind: str  # MODEL, PEER, BASELINE or TWICE
     source: str  # where it is described
     summary: str
     clients: int | None = None  # at once, where the design or its pool has a limit
     pool: bool = False  # of workers that wait for clients: clients per child can be told
+    fin: bool = True  # it passes our FIN on, and so closes when the target does
+    herd: bool = False  # the size of its pool is a question of the book's (UNP 30.6 to 30.9)
 
 
 def row_of(model: Model) -> Row:
-    most = model.clients
+    most = DESIGN.get(model.name, model.clients)
     if most is None and model.pool and model.family == "blocking":
         most = model.pool[1]  # one client a worker
-    return Row(model.name, MODEL, model.source, model.summary, most, model.pool is not None)
+    pool, herd = model.pool is not None, model.elastic
+    return Row(model.name, MODEL, model.source, model.summary, most, pool, herd=herd)
+
+
+def null_of(row: Row) -> Row:
+    return row._replace(name=f"{row.name}{AGAIN}", kind=TWICE, summary="the same model once more")
 
 
 ROWS = {
     **{model.name: row_of(model) for model in MODELS.values()},
-    LIBEV: Row(LIBEV, PEER, "ss-server", "shadowsocks-libev, a C program on an epoll loop"),
+    **{
+        peer.name: Row(peer.name, PEER, peer.program, peer.summary, fin=peer.fin)
+        for peer in peers.PEERS.values()
+    },
     DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
+    RELAY: Row(RELAY, BASELINE, "-", f"a plain relay without encryption, model {RELAY_MODEL}"),
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
+    NULL: Row(NULL, BASELINE, "-", "server and target in one, to load the generator: compare ceiling"),
 }
-
-
-def ss_server() -> str | None:
-    """shadowsocks-libev's server, where it is on PATH."""
-    return shutil.which("ss-server")
+ROWS |= {f"{name}{AGAIN}": null_of(ROWS[name]) for name in MODELS}
 
 
 class ServerFailed(Exception):
@@ -82,12 +97,17 @@ class Server:
     """A running server. `with start(...) as server:`; it is gone afterwards, whatever happened."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], port: int, folder: tempfile.TemporaryDirectory[str]
+        self,
+        process: subprocess.Popen[bytes],
+        port: int,
+        folder: tempfile.TemporaryDirectory[str],
+        group: Group | None,
     ) -> None:
         self.pid = process.pid
         self.port = port
         self._process = process
         self._folder = folder
+        self._group = group
 
     def __enter__(self) -> Server:
         return self
@@ -97,6 +117,10 @@ class Server:
 
     def ended(self) -> bool:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def cgroup_cpu(self) -> float | None:
+        """CPU seconds by its control group's account; None where it has none."""
+        return self._group.cpu() if self._group else None
 
     def log(self) -> list[str]:
         """What it wrote on standard output and standard error."""
@@ -141,20 +165,39 @@ class Server:
         os.killpg(self.pid, signal.SIGKILL)  # it exists: its leader is alive, or not reaped yet
         code = self._process.wait()
         self._folder.cleanup()
+        if self._group:
+            self._group.remove()
         return complaint or (None if code == 0 else f"exit code {code}")
 
 
 def start(
-    row: Row, method: str, cores: Sequence[int], interrupt: Interrupt, workers: int | None = None
+    row: Row,
+    method: str,
+    cores: Sequence[int],
+    interrupt: Interrupt,
+    *,
+    workers: int | None = None,
+    service: Sequence[str] = (),
+    address: str = LOOPBACK,
 ) -> Server:
-    """A server that listens; `workers`: the fixed size of its pool. Raises ServerFailed."""
+    """A server that listens. Raises ServerFailed.
+
+    workers: the fixed size of its pool. service: arguments that make it one of the book's services,
+    without encryption.
+    """
     for attempt in range(ATTEMPTS):
-        port = free_port()
+        port = free_port(address)
         folder = tempfile.TemporaryDirectory(prefix="compare-")
-        program = command(row, method, port, folder.name)
+        program = (
+            unsealed(row, address, port, service)
+            if service
+            else command(row, method, port, folder.name, address)
+        )
         if workers is not None:
             program += ["--workers", str(workers)]
-        server = Server(spawn(program, cores, folder.name), port, folder)
+        group = Group.make()
+        process = spawn(program, cores, folder.name, group.procs if group else "")
+        server = Server(process, port, folder, group)
         try:
             if wait_until_listening(server, interrupt):
                 return server
@@ -168,29 +211,55 @@ def start(
     raise ServerFailed(f"{row.name} did not start: {words}")
 
 
-def command(row: Row, method: str, port: int, folder: str) -> list[str]:
-    """How a user starts it. The password stands in a file that only we can read."""
-    path = os.path.join(folder, "config.json")
-    config = {"server": "127.0.0.1", "server_port": port, "password": PASSWORD, "method": method}
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(config, file)
-    if row.name == LIBEV:
-        return ["ss-server", "-s", "127.0.0.1", "-p", str(port), "-m", method, "-c", path]
-    return [sys.executable, "-m", "tunnel", "serve", f"--model={row.name}", "--config", path]
+def command(row: Row, method: str, port: int, folder: str, address: str = LOOPBACK) -> list[str]:
+    """How a user starts it. The password stands in a file that only we can read, where there is a way."""
+    listen = peers.Listen(port, method, PASSWORD, folder, address)
+    if row.kind == PEER:
+        return peers.PEERS[row.name].command(listen)
+    if row.name == NULL:
+        return [sys.executable, "-m", "compare.null", str(port), method]
+    path, model = peers.write(listen, peers.shadowsocks_config(listen)), row.name.removesuffix(AGAIN)
+    return [sys.executable, "-m", "tunnel", "serve", f"--model={model}", "--config", path, *allowed(address)]
 
 
-def spawn(program: Sequence[str], cores: Sequence[int], folder: str) -> subprocess.Popen[bytes]:
+def allowed(address: str) -> list[str]:
+    """The flags that let clients of that address reach the target, which is on it too."""
+    return [] if address == LOOPBACK else ["--allow", f"{address}/32"]
+
+
+def unsealed(row: Row, address: str, port: int, service: Sequence[str]) -> list[str]:
+    """The same model without encryption."""
+    model = RELAY_MODEL if row.name == RELAY else row.name
+    words = [
+        "tunnel",
+        "serve",
+        f"--model={model}",
+        "--listen",
+        f"{address}:{port}",
+        *allowed(address),
+        *service,
+    ]
+    return [sys.executable, "-m", *words]
+
+
+def spawn(
+    program: Sequence[str], cores: Sequence[int], folder: str, group: str = ""
+) -> subprocess.Popen[bytes]:
     """The program on these cores, in a session of its own, its output in a file of `folder`."""
     with open(os.path.join(folder, "log"), "wb") as log:
         return subprocess.Popen(
-            launched(program, cores), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            launched(program, cores, group),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
-def launched(program: Sequence[str], cores: Sequence[int]) -> list[str]:
+def launched(program: Sequence[str], cores: Sequence[int], group: str = "") -> list[str]:
     """The command line that starts `program` by way of launch.py."""
     launcher = [sys.executable, "-I", "-S", compare.launch.__file__]
-    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), *program]
+    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), group, *program]
 
 
 def wait_until_listening(server: Server, interrupt: Interrupt) -> bool:
@@ -210,7 +279,7 @@ def listening(port: int) -> bool:
         return any(fields[1].endswith(wanted) and fields[3] == "0A" for fields in map(str.split, file))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+def free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as sock:
         port: int = sock.getsockname()[1]
         return port

@@ -3,10 +3,12 @@
     server ==> accepted ==> | request | up bytes: compared |
            <==              | reply   | down bytes: from the pattern |
 
-Started by bench.py: prints its port as one JSON line, and ends when its standard input does, so it
-cannot outlive the run. It must never be the bottleneck: large reads and writes, no copy, no thread.
+Started by bench.py, its last argument the address to listen on: prints its port as one JSON line, and
+ends when its standard input does, so it cannot outlive the run. It must never be the bottleneck: large
+reads and writes, no copy, no thread.
 
-Rules: while a reply is not sent to its end, nothing more is read from that connection.
+Rules: while a reply is not sent to its end, nothing more is read from that connection, unless the
+request wants both ways at once.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 
 from compare.exchange import (
     ALL_RIGHT,
+    BOTH,
     CHUNK,
     MAGIC,
     REPLY,
@@ -43,6 +46,7 @@ class Connection:
         self.up_place = self.up_left = self.up_size = 0
         self.down_place = self.down_left = 0
         self.wrong = ALL_RIGHT
+        self.both = False  # up and down at once; the head of the reply comes last
         self.pending = memoryview(b"")
 
     def received(self, view: memoryview) -> None:
@@ -54,11 +58,14 @@ class Connection:
             if len(self.head) < REQUEST.size:
                 return
             magic, self.tag, self.up_size, self.down_left = REQUEST.unpack(self.head)
-            if magic != MAGIC:
+            if magic not in (MAGIC, BOTH):
                 raise ValueError("not a request")
+            self.both = magic == BOTH
             self.up_place, self.up_left = start_up(self.tag), self.up_size
             self.down_place = start_down(self.tag)
             self.wrong = ALL_RIGHT
+            if self.both:
+                self._next_down(CHUNK)
         if len(view) > self.up_left:
             raise ValueError("more than was announced")
         if view and self.wrong == ALL_RIGHT:
@@ -67,12 +74,12 @@ class Connection:
                 self.wrong = self.up_size - self.up_left + index
         self.up_place += len(view)
         self.up_left -= len(view)
-        if not self.up_left:
+        if not self.up_left and not self.both:
             self.head.clear()
-            first = pattern(self.down_place, min(self.down_left, FIRST))
-            self.down_place += len(first)
-            self.down_left -= len(first)
-            self.pending = memoryview(REPLY.pack(MAGIC, self.tag, self.wrong) + first)
+            self._next_down(FIRST)
+            self.pending = memoryview(REPLY.pack(MAGIC, self.tag, self.wrong) + self.pending)
+        elif not self.up_left and not self.pending:
+            self._end_both()
 
     def send(self) -> bool:
         """Sends as much as the socket takes; True when the reply is on its way to the last byte."""
@@ -82,10 +89,21 @@ class Connection:
             except BlockingIOError:
                 return False
             if not self.pending and self.down_left:
-                self.pending = pattern(self.down_place, self.down_left)
-                self.down_place += len(self.pending)
-                self.down_left -= len(self.pending)
+                self._next_down(CHUNK)
+            elif not self.pending and self.both and not self.up_left:
+                self._end_both()
         return True
+
+    def _next_down(self, most: int) -> None:
+        self.pending = pattern(self.down_place, min(self.down_left, most))
+        self.down_place += len(self.pending)
+        self.down_left -= len(self.pending)
+
+    def _end_both(self) -> None:
+        """Everything has gone both ways: the head of the reply."""
+        self.both = False
+        self.head.clear()
+        self.pending = memoryview(REPLY.pack(MAGIC, self.tag, self.wrong))
 
 
 class Target:
@@ -123,19 +141,19 @@ class Target:
     def _serve(self, connection: Connection, events: int) -> bool:
         """One step of one connection; False once it has ended."""
         try:
-            if not events & select.EPOLLOUT:
+            if events & ~select.EPOLLOUT:
                 n = connection.sock.recv_into(self._buffer)
                 if not n:
                     return False
                 connection.received(self._buffer[:n])
-                if not connection.pending:
-                    return True
-            elif not connection.pending:
+            if not connection.pending:
                 return True
             if connection.send():
                 if events & select.EPOLLOUT:
                     self._epoll.modify(connection.sock, select.EPOLLIN)
-            elif not events & select.EPOLLOUT:
+            elif connection.both:
+                self._epoll.modify(connection.sock, select.EPOLLIN | select.EPOLLOUT)
+            else:
                 self._epoll.modify(connection.sock, select.EPOLLOUT)
         except (OSError, ValueError):
             return False
@@ -144,7 +162,7 @@ class Target:
 
 def main(connection: type[Connection] = Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # compare has been killed: end without a traceback
-    listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    listener = socket.create_server((sys.argv[-1], 0), backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
     listener.setblocking(False)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)

@@ -22,6 +22,7 @@ ended is taken again.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -32,6 +33,7 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 CPUCLOCK_SCHED = 2  # <linux/posix-timers.h>: the scheduler's own count of a process's run time
 QUIET = 0.0003  # seconds of CPU between two looks, at most, of a server that does nothing
 LOOKS = 0.02  # seconds between two looks
+SWITCHES = re.compile(r"ctxt_switches:\s*(\d+)")  # in /proc/PID/task/TID/status: voluntary, then not
 ATTEMPTS = 100  # a reading that fails as often did not race, it cannot be had
 
 Found = TypeVar("Found")
@@ -44,6 +46,15 @@ class Usage(NamedTuple):
     user: float  # by ticks: for its share of the sum only
     system: float
     processes: int  # alive
+
+
+class Activity(NamedTuple):
+    """What a tree has made the kernel do so far."""
+
+    voluntary: int  # context switches: it waited. Of threads and processes that live
+    involuntary: int  # it was taken off its core
+    minor: int  # page faults without I/O; those of threads and reaped children that ended included
+    major: int
 
 
 class Settled(NamedTuple):
@@ -91,12 +102,36 @@ def pss(root: int) -> int:
     return consistent(lambda pid: sum(map(_pss, descendants(pid))), root)
 
 
+def activity(root: int) -> Activity:
+    """Context switches and page faults of the tree at this moment. Raises as `consistent` does."""
+    return consistent(_activity, root)
+
+
+def _stat(pid: int) -> list[str]:
+    """proc_pid_stat(5) from its third field on."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()
+
+
+def _activity(root: int) -> Activity:
+    voluntary = involuntary = minor = major = 0
+    for pid in descendants(root):
+        minflt, cminflt, majflt, cmajflt = map(int, _stat(pid)[7:11])
+        minor += minflt + cminflt
+        major += majflt + cmajflt
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/status", encoding="utf-8", errors="replace") as file:
+                switches = SWITCHES.findall(file.read())
+            voluntary += int(switches[0])
+            involuntary += int(switches[1])
+    return Activity(voluntary, involuntary, minor, major)
+
+
 def _usage(root: int) -> Usage:
     cpu = user = system = 0.0
     pids = descendants(root)
     for pid in pids:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
+        fields = _stat(pid)
         utime, stime, cutime, cstime = (int(field) * TICK for field in fields[11:15])
         cpu += cpu_clock(pid) + cutime + cstime
         user += utime + cutime

@@ -20,6 +20,7 @@ import pytest
 
 from compare import schema
 from compare.interrupt import Interrupt
+from compare.plan import QUICK
 
 MARK = "COMPARE_TEST"
 PATIENCE = 60.0  # seconds; far more than anything here takes
@@ -98,10 +99,11 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Three models, every scenario, two rounds, as short as can be."""
+    """Three models, every scenario of a first impression and the pools', two rounds, as short as can be."""
     folder = tmp_path_factory.mktemp("run") / "out"
     started = Command()
-    models = ["--models", "iterative,fork,prefork", "--no-peers"]
+    models = ["--models", "iterative,fork,prefork", "--no-peers", "--no-null"]
+    models += ["--scenarios", ",".join([*QUICK, "children"])]
     length = ["--rounds", "2", "--duration", "0.05", "--seed", "7"]
     done = started.run("run", *models, *length, "--out", str(folder))
     return Finished(folder, done, started.left_behind())

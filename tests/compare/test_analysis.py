@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from compare import report
 from compare.analysis import HEADLINES, Analysis
 from compare.bench import Bench, Cores
-from compare.page import page, source_figures
-from compare.plots import WIDE, latency
 from compare.report import BOOK
+from compare.report.page import page
+from compare.report.sources import source_figures
 from compare.sample import limit
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
-from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER
+from compare.servers import BASELINE, DIRECT, LIBEV, MODEL, PEER, TWICE
+from compare.stats import SAME, WORSE
 
 ENVIRONMENT = {
     "started": "2026-01-02T03:04:05Z",
@@ -204,22 +206,6 @@ def test_who_shares_evenly_is_said_in_words() -> None:
     assert report.fairness(Analysis(result_of(rounds("fork", 0.8)))) is None
 
 
-def test_many_rows_have_a_legend_for_few() -> None:
-    """Twenty lines in eight colours would be told apart by nobody."""
-    many = [f"model-{number}" for number in range(19)]
-    samples = [
-        Sample(row, "ping-pong", 1, figures={"wall": 1.0, "count": 2000}, latency_us=[(90 + place, 2000)])
-        for place, row in enumerate([*many, LIBEV])
-    ]
-    plot = latency(Analysis(result_of(samples)))
-    assert plot
-    legend = plot.spec(WIDE, False)["layer"][1]["encoding"]["color"]["scale"]
-    assert sorted(legend["domain"]) == sorted([*many[:6], LIBEV])
-    assert len(set(legend["range"])) == len(legend["range"])
-    assert len(plot.table.rows) == 20
-    assert "pale: the others" in plot.sentence
-
-
 def test_a_long_list_of_equals_is_cut_in_sentences() -> None:
     samples = [sample for number in range(12) for sample in rounds(f"model-{number}", 0.8)]
     analysis = Analysis(result_of(samples))
@@ -235,7 +221,7 @@ def test_a_model_in_a_package_is_quoted_from_its_files(
     )
     (tmp_path / "of_many" / "accept.py").write_text("    # fig: accept\n    z = 3\n    # end fig\n")
     (tmp_path / "of_many" / "notes.txt").write_text("# fig: no\nx\n# end fig\n")
-    monkeypatch.setattr("compare.page.files", lambda _: tmp_path)
+    monkeypatch.setattr("compare.report.sources.files", lambda _: tmp_path)
     expected = [("accept.py: accept", "z = 3"), ("loop.py: run", "x = 1"), ("loop.py: poll", "y = 2")]
     assert source_figures("of-many") == expected
     assert source_figures("gone") == []
@@ -281,3 +267,48 @@ def test_what_held_the_throughput_back(
     bench = Bench.__new__(Bench)
     bench.cores = cores
     assert (limit(bench, server, generator, target) is not None) is limited
+
+
+def entered_twice(apart: float) -> Analysis:
+    """fork, and fork again at `apart` times its cost; thread at 1.3 times."""
+    result = result_of(rounds("fork", 1.0) + rounds("fork (again)", apart) + rounds("thread", 1.3))
+    result.rows = [row if row.name != "fork (again)" else replace(row, kind=TWICE) for row in result.rows]
+    return Analysis(result)
+
+
+def test_the_null_row_is_measured_and_not_ranked() -> None:
+    analysis = entered_twice(1.001)
+    assert analysis.servers == ["fork", "thread"]
+    assert analysis.ranks["up_cpu"] == {"fork": 1, "thread": 2}
+    assert analysis.null["up_cpu"].alike
+    assert analysis.null["up_cpu"].ratio == pytest.approx(1.001)
+    assert analysis.apart("up_cpu", "fork", "fork (again)") == SAME
+    assert analysis.apart("up_cpu", "fork", "thread") == WORSE
+
+
+def test_what_the_null_row_differs_by_is_no_difference_anywhere() -> None:
+    analysis = entered_twice(1.4)
+    assert not analysis.null["up_cpu"].alike
+    assert analysis.floor("up_cpu") == pytest.approx(0.4)
+    assert analysis.ranks["up_cpu"] == {"fork": 1, "thread": 1}
+    assert analysis.apart("up_cpu", "fork", "thread") == SAME
+
+
+def test_figures_along_an_axis() -> None:
+    """Points are rows of their own: never one median over all of them."""
+    samples = [
+        Sample("fork", "load", number, point=float(point), latency_us=[(point // 10, 99), (point, 2)])
+        for number in (1, 2, 3)
+        for point in (1000, 2000)
+    ]
+    analysis = Analysis(result_of(samples))
+    assert analysis.points("load") == [1000, 2000]
+    assert [(point, e.value, e.rounds) for point, e in analysis.curve("load_p50", "fork")] == [
+        (1000, 100, 3),
+        (2000, 200, 3),
+    ]
+    assert analysis.estimate("load_p50", "fork") is None
+    found = analysis.estimate("load_p99", "fork", 2000)
+    assert found
+    assert found.value == 2000
+    assert analysis.pooled_latency("fork", "load", 1000) == [(100, 297), (1000, 6)]

@@ -11,6 +11,7 @@ import pytest
 import models
 from compare import schema
 from compare.cli import runnable
+from compare.plan import QUICK, SCENARIOS
 from models import MODELS
 from tests.compare.conftest import Command
 
@@ -32,6 +33,7 @@ MISTAKES = {
         os.EX_USAGE,
         "'soon': expected a number of seconds",
     ),
+    "a ceiling of no model": (["ceiling", "--models", "x"], os.EX_USAGE, "model 'x' does not exist"),
     "an unknown method": (["run", "--method", "rc4"], os.EX_USAGE, "aes-256-gcm"),
     "a file as folder": (["run", "--out", __file__], os.EX_CANTCREAT, "File exists"),
 }
@@ -104,6 +106,7 @@ def test_a_model_whose_module_is_missing_costs_only_its_own_samples(command: Com
         "iterative,fork",
         "--no-peers",
         "--no-baselines",
+        "--no-null",
         "--rounds",
         "1",
         "--duration",
@@ -122,11 +125,12 @@ def test_a_model_whose_module_is_missing_costs_only_its_own_samples(command: Com
 
 
 def test_a_first_impression_says_what_it_leaves_out(command: Command, tmp_path: Path) -> None:
-    what = ["--models", "iterative", "--no-peers", "--no-baselines", "--duration", "0.05"]
+    what = ["--models", "iterative", "--no-peers", "--no-baselines", "--no-null", "--duration", "0.05"]
     done = command.run("run", "--quick", *what, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     said = "left out: children: --quick leaves it out: compare run --scenarios children"
-    assert done.stderr == f"compare run: {said}\n"
+    assert f"compare run: {said}\n" in done.stderr
+    assert done.stderr.count("\n") == len(SCENARIOS) - len(QUICK)
     assert said.capitalize() in done.stdout
     assert "Of memory only 1 round." in done.stdout
     taken = [(s.scenario, s.round) for s in schema.load((tmp_path / "result.json").read_text()).samples]
@@ -135,18 +139,19 @@ def test_a_first_impression_says_what_it_leaves_out(command: Command, tmp_path: 
 
 
 def fake_ss_server(folder: Path, script: str) -> str:
-    """A PATH on which `ss-server` is this script."""
+    """A PATH on which `ss-server` is this script, and there is no other peer."""
     path = folder / "bin"
     path.mkdir()
     program = path / "ss-server"
     program.write_text(script)
     program.chmod(0o755)
-    return f"{path}:{os.environ['PATH']}"
+    return str(path)
 
 
 def test_a_server_that_does_not_start_costs_only_its_own_samples(command: Command, tmp_path: Path) -> None:
     path = fake_ss_server(tmp_path, "#!/bin/sh\necho 'wrong phase of the moon' >&2\nexit 3\n")
-    what = ["--models", "iterative", "--scenarios", "connections", "--rounds", "1", "--duration", "0.05"]
+    what = ["--models", "iterative", "--no-null", "--scenarios", "connections", "--rounds", "1"]
+    what += ["--duration", "0.05"]
     done = command.run("run", *what, "--out", str(tmp_path / "out"), PATH=path)
     assert done.returncode == 0, done.stderr
     assert "libev did not start: wrong phase of the moon" in done.stdout
@@ -155,7 +160,8 @@ def test_a_server_that_does_not_start_costs_only_its_own_samples(command: Comman
 
 def test_nothing_valid_is_a_failure(command: Command, tmp_path: Path) -> None:
     path = fake_ss_server(tmp_path, "#!/bin/sh\nexit 3\n")
-    what = ["--models", "iterative", "--scenarios", "memory", "--rounds", "1", "--method", "aes-128-gcm"]
+    what = ["--models", "iterative", "--no-null", "--scenarios", "memory", "--rounds", "1"]
+    what += ["--method", "aes-128-gcm"]
     hook = tmp_path / "sitecustomize.py"  # our servers import it, and die of it
     hook.write_text("import os, sys\nif 'serve' in sys.orig_argv:\n    os.write(2, b'no'), os._exit(1)\n")
     done = command.run("run", *what, "--out", str(tmp_path / "out"), PATH=path, PYTHONPATH=str(tmp_path))

@@ -6,7 +6,20 @@ import random
 
 import pytest
 
-from compare.stats import Estimate, estimate, evenness, geometric_mean, outliers, percentile, ranks
+from compare.stats import (
+    BETTER,
+    SAME,
+    WORSE,
+    Estimate,
+    estimate,
+    evenness,
+    geometric_mean,
+    noise_floor,
+    outliers,
+    percentile,
+    ranks,
+    verdict,
+)
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -106,3 +119,57 @@ def test_evenness_is_jains_index() -> None:
     assert evenness([9, 0, 0]) == pytest.approx(1 / 3)
     assert evenness([3, 1]) == pytest.approx(16 / 20)
     assert evenness([0, 0]) == 1
+
+
+def runs(chance: random.Random, rows: int, rounds: int, scatter: float) -> list[list[float]]:
+    """Equal rows: what differs is chance."""
+    return [[100 * chance.lognormvariate(0, scatter) for _ in range(rounds)] for _ in range(rows)]
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5, 9])
+def test_equal_rows_are_told_apart_in_one_run_of_twenty_at_most(rounds: int) -> None:
+    """Few rounds too: of two, intervals alone would tell every fifth pair apart."""
+    chance = random.Random(rounds)
+    wrong = without_floor = 0
+    for _ in range(100):
+        rows = runs(chance, 8, rounds, 0.1)
+        one, other = estimate(rows[0]), estimate(rows[1])
+        wrong += verdict(one, other, floor=noise_floor(rows)) != SAME
+        without_floor += verdict(one, other) != SAME
+    assert wrong <= 5
+    if rounds == 2:
+        assert without_floor > 10
+
+
+def test_noise_floor_is_what_chance_does_to_two_medians() -> None:
+    """Of two equal rows, 2 in 100 are further apart; dear and cheap rows say the same."""
+    chance = random.Random(8)
+    rows = runs(chance, 30, 5, 0.04)
+    floor = noise_floor(rows)
+    beyond = 0
+    for _ in range(400):
+        one, other = (estimate(row).value for row in runs(chance, 2, 5, 0.04))
+        beyond += max(one / other, other / one) - 1 > floor
+    assert 0.005 <= beyond / 400 <= 0.05
+    assert noise_floor([[value * 50**place for value in row] for place, row in enumerate(rows)]) == (
+        pytest.approx(floor)
+    )
+
+
+def test_noise_floor_of_nothing_is_none() -> None:
+    assert noise_floor([]) == noise_floor([[1.0]]) == noise_floor([[0.0, 0.0]]) == 0
+    assert noise_floor([[5.0, 5.0, 5.0]]) == 0
+
+
+def test_ranks_need_more_than_the_floor() -> None:
+    found = {"a": interval(100, 102), "b": interval(108, 110)}
+    assert ranks(found, floor=0.05) == {"a": 1, "b": 2}
+    assert ranks(found, floor=0.09) == {"a": 1, "b": 1}
+
+
+def test_verdicts_know_which_way_is_good() -> None:
+    low, high = interval(1, 2), interval(4, 5)
+    assert (verdict(low, high), verdict(high, low)) == (WORSE, BETTER)
+    assert (verdict(low, high, True), verdict(high, low, True)) == (BETTER, WORSE)
+    assert verdict(low, interval(1.5, 3)) == SAME
+    assert verdict(Estimate(1, 1, 1, 1), Estimate(9, 9, 9, 1)) == SAME

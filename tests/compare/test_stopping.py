@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -18,6 +19,8 @@ import pytest
 from compare import schema, servers
 from compare.bench import Bench, LoadFailed
 from compare.interrupt import Interrupt, Interrupted
+from compare.plan import Planned
+from compare.run import begun, plan_of
 from compare.servers import ROWS, ServerFailed
 from tests.compare.conftest import PATIENCE, Command
 
@@ -27,9 +30,9 @@ RUN = ["run", "--models", "fork,prefork", "--no-peers", "--rounds", "50", "--dur
 class OnTerminal:
     """A run whose standard error is a terminal, so that it tells how far it is."""
 
-    def __init__(self, command: Command, folder: Path) -> None:
+    def __init__(self, command: Command, *words: str) -> None:
         self.screen, far = pty.openpty()
-        words = [sys.executable, "-m", "compare", *RUN, "--out", str(folder)]
+        words = (sys.executable, "-m", "compare", *words)
         self.process = subprocess.Popen(
             words, env=command.environment(), stdout=subprocess.PIPE, stderr=far, text=True
         )
@@ -45,6 +48,9 @@ class OnTerminal:
     def end(self) -> str:
         """What it wrote on standard output until its end."""
         out, _ = self.process.communicate(timeout=PATIENCE)
+        with contextlib.suppress(OSError):  # EIO: nobody has that terminal open any more
+            while more := os.read(self.screen, 4096):
+                self.shown += more.decode()
         os.close(self.screen)
         return out
 
@@ -53,7 +59,7 @@ class OnTerminal:
 def test_interrupted_runs_keep_what_they_have(
     number: signal.Signals, command: Command, tmp_path: Path
 ) -> None:
-    run = OnTerminal(command, tmp_path)
+    run = OnTerminal(command, *RUN, "--out", str(tmp_path))
     run.wait_for(r" 3/\d+")
     run.process.send_signal(number)
     out = run.end()
@@ -69,7 +75,7 @@ def test_interrupted_runs_keep_what_they_have(
 
 
 def test_interrupted_before_the_first_sample(command: Command, tmp_path: Path) -> None:
-    run = OnTerminal(command, tmp_path)
+    run = OnTerminal(command, *RUN, "--out", str(tmp_path))
     run.wait_for(r" 0/\d+")
     run.process.send_signal(signal.SIGINT)
     assert run.end() == ""
@@ -80,7 +86,7 @@ def test_interrupted_before_the_first_sample(command: Command, tmp_path: Path) -
 @pytest.mark.parametrize("moment", ["starting", "serving"])
 def test_killed_runs_leave_no_server(moment: str, command: Command, tmp_path: Path) -> None:
     """Nothing can be caught here: the kernel tells the servers (launch.py)."""
-    run = OnTerminal(command, tmp_path)
+    run = OnTerminal(command, *RUN, "--out", str(tmp_path))
     run.wait_for(r" 2/\d+")
     if moment == "serving":
         wait_until(
@@ -89,6 +95,65 @@ def test_killed_runs_leave_no_server(moment: str, command: Command, tmp_path: Pa
     run.process.kill()
     run.end()
     wait_until(lambda: command.running() == [])
+
+
+SHORT = ["--no-peers", "--no-baselines", "--duration", "0.05", "--seed", "5", "--rounds", "3"]
+SMALL = ["run", "--models", "fork,thread", "--scenarios", "connections,ping-pong", *SHORT]
+
+
+def taken(folder: Path) -> list[Planned]:
+    samples = schema.load((folder / "result.json").read_text()).samples
+    return [Planned(sample.row, sample.scenario, sample.round, sample.point) for sample in samples]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
+    """In the order of the plan, each sample once, as if nothing had happened."""
+    run = OnTerminal(command, *SMALL, "--out", str(tmp_path))
+    run.wait_for(r" 8/18")
+    run.process.send_signal(signal.SIGTERM)
+    run.end()
+    assert "compare run: to go on: compare run --resume " in run.shown
+    before = taken(tmp_path)
+    assert 8 <= len(before) < 18
+    first = schema.load((tmp_path / "result.json").read_text())
+    done = command.run("run", "--resume", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Partial" not in done.stdout
+    assert "Resumed: 20" in done.stdout
+    result = schema.load((tmp_path / "result.json").read_text())
+    rows = [ROWS[row.name] for row in result.rows]
+    assert taken(tmp_path) == plan_of(rows, result.settings)
+    assert result.samples[: len(before)] == first.samples
+    assert result.settings == first.settings
+    assert [s.at for s in result.samples] == sorted(s.at for s in result.samples)
+    assert result.elapsed > result.samples[-1].at
+    assert result.environment["started"] == first.environment["started"]
+    again = command.run("run", "--resume", str(tmp_path))
+    assert (again.returncode, again.stdout) == (os.EX_DATAERR, "")
+    assert "this run is complete" in again.stderr
+
+
+def test_a_killed_run_loses_one_round_at_most(command: Command, tmp_path: Path) -> None:
+    run = OnTerminal(command, *SMALL, "--out", str(tmp_path))
+    run.wait_for(r" 13/18")
+    run.process.kill()
+    run.end()
+    wait_until(lambda: command.running() == [])
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    result = schema.load((tmp_path / "result.json").read_text())
+    assert [sample.round for sample in result.samples] == [1] * 6 + [2] * 6
+    assert "killed, or still running" in command.run("report", str(tmp_path)).stdout
+    assert command.run("run", "--resume", str(tmp_path)).returncode == 0
+    assert len(set(taken(tmp_path))) == len(taken(tmp_path)) == 18
+
+
+def test_a_row_that_is_no_more_cannot_be_resumed(command: Command, tmp_path: Path) -> None:
+    result = begun([ROWS["fork"]], schema.Settings(["connections"], 1, 0.05, 1, "aes-256-gcm"))
+    result.rows[0].name = "spork"
+    (tmp_path / "result.json").write_text(schema.dump(result))
+    done = command.run("run", "--resume", str(tmp_path))
+    assert (done.returncode, done.stdout) == (os.EX_DATAERR, "")
+    assert "no such row any more: spork" in done.stderr
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -120,7 +185,7 @@ def started(command: Command, interrupt: Interrupt, monkeypatch: pytest.MonkeyPa
     """A function that starts STUBBORN in the place of a model."""
 
     def start(how: str) -> servers.Server:
-        def program(_row: object, _method: str, port: int, _folder: str) -> Sequence[str]:
+        def program(_row: object, _method: str, port: int, *_where: str) -> Sequence[str]:
             return [sys.executable, "-c", STUBBORN, str(port), how]
 
         monkeypatch.setattr(servers, "command", program)

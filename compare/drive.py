@@ -1,0 +1,625 @@
+"""Many connections at once, driven by one epoll loop: what a blocking client cannot load.
+
+    schedule: due, due, due ...                    open loop: requests are due when they are due
+        |                                          and wait for a free connection if they must
+        v
+    [ waiting ] --> Stream, Stream, Stream --sealed--> server        latency: due  --> last byte
+                      ^                  |                           service: sent --> last byte
+                      `---- epoll <------'
+
+    open_loop   requests on a schedule: exponential gaps from a seed (Poisson), over N connections
+    busy        N connections, each asks again as soon as it is answered (closed loop)
+    crowd       short connections, several at once, each the next when one is done
+    keep        N connections, each used once, left open
+
+What is due is never put off: a server that stalls makes what came due meanwhile late, and that is in
+the latency. How late the generator itself was is counted apart (`late`): a request was due, a
+connection was free, and still it was sent more than LATE afterwards. `in_flight` is the mean number
+of requests on their way, by integral over the loop's own count, so that Little's law can be asked.
+
+Rules: requests and the heads of replies are made before the load, and the garbage collector is off
+during it. Time is waited for by select on the epoll's own descriptor: epoll_wait counts in
+milliseconds. Every byte is compared.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import select
+import socket
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, cycle, takewhile
+from typing import Any, NamedTuple
+
+from compare.client import SILENCE, Endpoint, Failed, WrongBytes, check_reply
+from compare.exchange import (
+    ALL_RIGHT,
+    BOTH,
+    CHUNK,
+    MAGIC,
+    REPLY,
+    REQUEST,
+    first_wrong,
+    pattern,
+    start_down,
+    start_up,
+)
+from tunnel.errors import ProtocolError
+from tunnel.flow import EMPTY
+
+LATE = 1_000_000  # nanoseconds after which a send is late
+TAGS = 509  # exchanges prepared of each kind; prime, so that connections take turns in all of them
+AT_ONCE = 50  # connections that `keep` opens together
+PREPARED_UP = 2048  # bytes up that are prepared; they fit the smallest buffer. The rest is sealed on the way
+INPUT, OUTPUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
+
+Wrong = Callable[[memoryview, int], int | None]
+
+
+class Shape(NamedTuple):
+    """Bytes of pattern each way in one exchange."""
+
+    up: int
+    down: int
+    both: bool = False  # at once; the head of the reply comes last
+
+
+ONE_EACH = Shape(1, 1)
+
+
+class Prepared(NamedTuple):
+    """An exchange, ready to be sent and verified."""
+
+    tag: int
+    request: bytes  # its head, and the first bytes up
+    up_place: int
+    up_left: int  # bytes up that are not in `request`
+    reply: bytes  # the right head
+    down_place: int
+    down: int
+    wrong: Wrong = first_wrong
+    both: bool = False
+
+
+def prepare(shape: Shape, tags: int = TAGS) -> Iterator[Prepared]:
+    """Exchanges with one tag after the other, over and over."""
+    return cycle([_prepared(tag, shape) for tag in range(1, tags + 1)])
+
+
+def _prepared(tag: int, shape: Shape) -> Prepared:
+    up, down, both = shape
+    first = pattern(start_up(tag), min(up, PREPARED_UP))
+    return Prepared(
+        tag,
+        REQUEST.pack(BOTH if both else MAGIC, tag, up, down) + first,
+        start_up(tag) + len(first),
+        up - len(first),
+        REPLY.pack(MAGIC, tag, ALL_RIGHT),
+        start_down(tag),
+        down,
+        both=both,
+    )
+
+
+BOOKS_REPLY = bytes(range(256)) * (CHUNK // 256 + 1)
+
+
+def wrong_of_the_book(view: memoryview, place: int) -> int | None:
+    """The first byte that `tunnel serve --service bytes` should not have sent."""
+    start = place % 256
+    if BOOKS_REPLY.startswith(view, start):
+        return None
+    return next(index for index, got in enumerate(view) if got != (start + index) % 256)
+
+
+def prepare_line(size: int) -> Iterator[Prepared]:
+    """UNP 30.3's request: a line with a number, answered by that many bytes."""
+    return cycle([Prepared(0, b"%d\n" % size, 0, 0, b"", 0, size, wrong_of_the_book)])
+
+
+class Stream:
+    """One connection that never blocks, and the exchange that it is in."""
+
+    __slots__ = (
+        "_both",
+        "_connected",
+        "_down_left",
+        "_down_place",
+        "_epoll",
+        "_events",
+        "_got",
+        "_pending",
+        "_reply_left",
+        "_right",
+        "_up_left",
+        "_up_place",
+        "_wrong",
+        "began",
+        "down",
+        "due",
+        "ending",
+        "fd",
+        "first",
+        "free_since",
+        "received",
+        "sent",
+        "sock",
+        "up",
+    )
+
+    def __init__(self, endpoint: Endpoint, epoll: select.epoll) -> None:
+        self.up, self.down = endpoint.flows()
+        self.began = time.perf_counter_ns()
+        self.due = self.sent = self.first = self.free_since = 0
+        self.received = 0  # bytes of pattern, in all exchanges
+        self.ending = False  # our FIN is sent
+        self._epoll = epoll
+        self._pending = EMPTY  # sealed, and not taken by the socket yet
+        self._got = b""  # of the reply's head
+        self._reply_left = self._down_left = self._up_left = 0
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.fd = self.sock.fileno()
+        try:
+            self.sock.connect(endpoint.place)
+            self._connected = True
+        except BlockingIOError:
+            self._connected = False
+        except OSError as error:
+            self.close()
+            raise Failed(f"cannot connect: {error.strerror}") from None
+        self._events = INPUT if self._connected else OUTPUT
+        epoll.register(self.fd, self._events)
+
+    def begin(self, exchange: Prepared, due: int) -> None:
+        """Sends the request, or as much of it as the socket takes. Raises Failed."""
+        self.due = due
+        self.first = 0
+        self._right = exchange.reply
+        self._reply_left = len(exchange.reply)
+        self._got = b""
+        self._down_place, self._down_left = exchange.down_place, exchange.down
+        self._up_place, self._up_left = exchange.up_place, exchange.up_left
+        self._wrong, self._both = exchange.wrong, exchange.both
+        size = len(exchange.request)
+        self.up.get_buffer()[:size] = exchange.request
+        self._pending = self.up.buffer_updated(size)
+        if self._connected:
+            try:
+                self._send()
+            except OSError as error:
+                raise Failed(f"connection lost: {error.strerror}") from None
+
+    def serve(self, events: int) -> bool:
+        """One step; True when the exchange is over, or after `finish` the connection. Raises Failed."""
+        try:
+            if events & select.EPOLLOUT:
+                if not self._connected:
+                    failure = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if failure:
+                        raise Failed(f"cannot connect: {os.strerror(failure)}")
+                    self._connected = True
+                self._send()
+                if not events & ~select.EPOLLOUT:
+                    return False
+            n = self.sock.recv_into(self.down.get_buffer())
+            if self.ending:
+                if n:
+                    raise Failed("bytes after the end")
+                return True
+            if not n:
+                raise Failed(f"connection ended with {self._down_left} bytes to come")
+            plain = self.down.buffer_updated(n)
+            return self._take(plain) if plain else False
+        except BlockingIOError:
+            return False
+        except ProtocolError as error:
+            raise WrongBytes(f"what came back is not the protocol: {error}") from None
+        except OSError as error:
+            raise Failed(f"connection lost: {error.strerror}") from None
+
+    def finish(self) -> None:
+        """Our FIN; the server's is waited for by `serve`. Raises Failed."""
+        self.ending = True
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise Failed(f"connection lost at its end: {error.strerror}") from None
+
+    def close(self) -> None:
+        self.up.release()
+        self.down.release()
+        self.sock.close()  # and out of the epoll set with it
+
+    def _send(self) -> None:
+        while True:
+            pending = self._pending
+            if pending:
+                try:
+                    n = self.sock.send(pending)
+                except BlockingIOError:
+                    n = 0
+                if n < len(pending):
+                    self._pending = pending[n:]
+                    self._wait_for(OUTPUT)
+                    return
+                self._pending = EMPTY
+            if not self._up_left:
+                self.up.release()
+                self._wait_for(INPUT)
+                return
+            buffer = self.up.get_buffer()
+            piece = pattern(self._up_place, min(self._up_left, len(buffer)))
+            buffer[: len(piece)] = piece
+            self._up_place += len(piece)
+            self._up_left -= len(piece)
+            self._pending = self.up.buffer_updated(len(piece))
+
+    def _wait_for(self, events: int) -> None:
+        if events != self._events:
+            self._epoll.modify(self.fd, events)
+            self._events = events
+
+    def _take(self, plain: memoryview) -> bool:
+        if not self.first:
+            self.first = time.perf_counter_ns()
+        rest = self._pattern(plain) if self._both else self._head(plain)
+        if rest:
+            rest = self._head(rest) if self._both else self._pattern(rest)
+            if rest:
+                raise WrongBytes("more bytes came back than were asked for")
+        if self._reply_left or self._down_left:
+            return False
+        self.down.release()
+        return True
+
+    def _head(self, plain: memoryview) -> memoryview:
+        left = self._reply_left
+        if left:
+            piece = plain[:left]
+            at = len(self._right) - left
+            self._reply_left = left = left - len(piece)
+            if piece != self._right[at : at + len(piece)] or self._got:
+                self._got += piece
+                if not left:
+                    check_reply(self._got, REPLY.unpack(self._right)[1])
+            elif left:
+                self._got += piece
+            return plain[len(piece) :]
+        return plain
+
+    def _pattern(self, plain: memoryview) -> memoryview:
+        piece = plain[: self._down_left]
+        if piece:
+            index = self._wrong(piece, self._down_place)
+            if index is not None:
+                raise WrongBytes(f"wrong byte down, {self._down_left - index} before the end")
+            self._down_place += len(piece)
+            self._down_left -= len(piece)
+            self.received += len(piece)
+        return plain[len(piece) :]
+
+
+def poisson(rate: float, duration: float, seed: int) -> array[int]:
+    """When requests are due, in nanoseconds from the start: exponential gaps, the same for one seed."""
+    chance = random.Random(seed)
+    dues = accumulate(chance.expovariate(rate) for _ in iter(int, 1))
+    return array("q", (int(due * 1e9) for due in takewhile(lambda due: due < duration, dues)))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def counted(nanoseconds: array[int]) -> list[tuple[int, int]]:
+    """(microseconds, how often)"""
+    return sorted(Counter(each // 1000 for each in nanoseconds).items())
+
+
+def even(shares: Sequence[float]) -> float:
+    """Jain's index: 1 when all have the same, 1/n when one has everything."""
+    squares = sum(share * share for share in shares)
+    return sum(shares) ** 2 / len(shares) / squares if squares else 1.0
+
+
+class InFlight:
+    """How many requests are on their way, as an integral over time."""
+
+    def __init__(self, now: int) -> None:
+        self.now = 0  # requests
+        self._started = self._last = now
+        self._area = 0
+
+    def change(self, by: int, now: int) -> None:
+        self._area += self.now * (now - self._last)
+        self._last = now
+        self.now += by
+
+    def mean(self) -> float:
+        """From the start to the last change."""
+        return self._area / max(1, self._last - self._started)
+
+
+class Driver:
+    """The loop, and the connections that stay open from one load to the next."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._epoll = select.epoll()
+        self._streams: dict[int, Stream] = {}  # all that are open
+        self._kept: list[Stream] = []  # idle
+        self._busy: list[Stream] = []  # those of open_loop and busy
+        self._slept = False  # in the last turn
+        self._waited = 0  # nanoseconds in which the loop had nothing to do
+
+    def open_loop(
+        self,
+        rate: float,
+        duration: float,
+        connections: int,
+        shape: Shape,
+        *,
+        seed: int,
+        bulk: int = 0,
+        bulk_size: int = 0,
+    ) -> dict[str, Any]:
+        """`rate` requests a second on a schedule; beside them `bulk` closed loops of large replies."""
+        streams = self._ready(connections + bulk)
+        large, free = streams[:bulk], deque(streams[bulk:])
+        beside = {stream.fd for stream in large}
+        small_ones, large_ones = prepare(shape), prepare(Shape(0, bulk_size), tags=1)
+        dues = poisson(rate, duration, seed)
+        latencies, services = array("q"), array("q")
+        late = following = 0
+        clock = time.perf_counter_ns
+        with undisturbed():
+            started = now = before = clock()
+            end = started + int(duration * 1e9)
+            flight, self._waited = InFlight(now), 0
+            for stream in streams:
+                stream.free_since = started
+                if stream.fd in beside:
+                    stream.begin(next(large_ones), now)
+                    stream.received = 0
+            open_bulk = bulk
+            while following < len(dues) or flight.now or open_bulk:
+                while free and following < len(dues) and (due := started + dues[following]) <= now:
+                    following += 1
+                    stream = free.popleft()
+                    if now - max(due, stream.free_since) > LATE:
+                        late += 1
+                    stream.sent = now
+                    flight.change(1, now)
+                    stream.begin(next(small_ones), due)
+                    now = clock()
+                idle = started + dues[following] - now if free and following < len(dues) else None
+                events = self._turn(idle)
+                woken = clock()
+                free_since = woken if self._slept else before
+                before = woken
+                for fd, event in events:
+                    stream = self._streams[fd]
+                    if not stream.serve(event):
+                        continue
+                    now = clock()
+                    if fd in beside:
+                        if now < end:
+                            stream.begin(next(large_ones), now)
+                        else:
+                            open_bulk -= 1
+                        continue
+                    latencies.append(now - stream.due)
+                    services.append(now - stream.sent)
+                    flight.change(-1, now)
+                    stream.free_since = free_since
+                    free.append(stream)
+                now = clock()
+            wall = (clock() - started) / 1e9
+        return {
+            "wall": wall,
+            "count": len(latencies),
+            "bytes": sum(stream.received for stream in large),
+            "offered": rate,
+            "achieved": len(latencies) / wall,
+            "late": late / max(1, len(latencies)),
+            "in_flight": flight.mean(),
+            "waited": self._waited / 1e9 / wall,
+            "connections": connections,
+            "rate": len(latencies) / wall,
+            "latency_us": counted(latencies),
+            "service_us": counted(services),
+        }
+
+    def busy(self, duration: float, connections: int, shape: Shape) -> dict[str, Any]:
+        """Every connection asks again as soon as it is answered."""
+        streams = self._ready(connections)
+        exchanges = prepare(shape)
+        latencies = array("q")
+        clock = time.perf_counter_ns
+        with undisturbed():
+            started = now = clock()
+            end = started + int(duration * 1e9)
+            flight, self._waited = InFlight(now), 0
+            for stream in streams:
+                stream.received = 0
+                flight.change(1, now)
+                stream.begin(next(exchanges), now)
+                now = clock()
+            while flight.now:
+                for fd, event in self._turn(None):
+                    stream = self._streams[fd]
+                    if not stream.serve(event):
+                        continue
+                    now = clock()
+                    latencies.append(now - stream.due)
+                    if now < end:
+                        stream.begin(next(exchanges), now)
+                    else:
+                        flight.change(-1, now)
+            wall = (clock() - started) / 1e9
+        count = len(latencies)
+        return {
+            "wall": wall,
+            "count": count,
+            "bytes": count * (shape.up + shape.down),
+            "in_flight": flight.mean(),
+            "waited": self._waited / 1e9 / wall,
+            "connections": connections,
+            "fairness": even([stream.received for stream in streams]),
+            "rate": count / wall,
+            "latency_us": counted(latencies),
+        }
+
+    def crowd(
+        self,
+        count: int,
+        clients: int,
+        exchanges: Iterator[Prepared],
+        *,
+        duration: float | None = None,
+        finish: bool = True,
+        lenient: bool = False,
+    ) -> dict[str, Any]:
+        """`count` short connections, `clients` at once; none begins after `duration`.
+
+        finish: our FIN, then the server's; otherwise we close first, and at once, as in the book.
+        lenient: connections that failed are counted, and not the end; a wrong byte is.
+        """
+        latencies, firsts = array("q"), array("q")
+        clock = time.perf_counter_ns
+        failures = begun = 0
+        alive: set[int] = set()
+        with undisturbed():
+            started = now = clock()
+            end = started + int((duration or 1e9) * 1e9)
+            flight, self._waited = InFlight(now), 0
+            while alive or (begun < count and now < end):
+                while len(alive) < clients and begun < count and now < end:
+                    begun += 1
+                    try:
+                        stream = self._open(next(exchanges))
+                    except Failed:
+                        if not lenient:
+                            raise
+                        failures += 1
+                    else:
+                        alive.add(stream.fd)
+                        flight.change(1, now)
+                    now = clock()
+                for fd, event in self._turn(None):
+                    stream = self._streams[fd]
+                    try:
+                        if not stream.serve(event):
+                            continue
+                        if finish and self._endpoint.fin and not stream.ending:
+                            stream.finish()
+                            continue
+                        now = clock()
+                        latencies.append(now - stream.began)
+                        firsts.append(stream.first - stream.began)
+                    except Failed as failure:
+                        if not lenient or isinstance(failure, WrongBytes):
+                            raise
+                        failures += 1
+                    flight.change(-1, now)
+                    alive.discard(fd)
+                    self._close(stream)
+                now = clock()
+            wall = (clock() - started) / 1e9
+        served = len(latencies)
+        return {
+            "wall": wall,
+            "count": served,
+            "failures": failures,
+            "in_flight": flight.mean(),
+            "waited": self._waited / 1e9 / wall,
+            "connections": clients,
+            "rate": served / wall,
+            "first_us": sorted(firsts)[served // 2] / 1000 if served else 0.0,
+            "latency_us": counted(latencies),
+        }
+
+    def keep(self, count: int, shape: Shape) -> dict[str, Any]:
+        """Opens `count` connections, uses each once, and leaves them open."""
+        exchanges = prepare(shape)
+        begun = 0
+        waiting: set[int] = set()
+        while begun < count or waiting:
+            while begun < count and len(waiting) < AT_ONCE:
+                begun += 1
+                waiting.add(self._open(next(exchanges)).fd)
+            for fd, event in self._turn(None):
+                stream = self._streams[fd]
+                if stream.serve(event):
+                    waiting.discard(fd)
+                    self._kept.append(stream)
+        return {"held": len(self._kept)}
+
+    def close(self) -> None:
+        """Ends all connections in order, so that no server has an error to log. Raises Failed."""
+        if not self._endpoint.fin:
+            self.drop()
+        for stream in self._streams.values():
+            stream.finish()
+        while self._streams:
+            for fd, event in self._turn(None):
+                if self._streams[fd].serve(event):
+                    self._close(self._streams[fd])
+        self._kept, self._busy = [], []
+
+    def drop(self) -> None:
+        """Closes all connections as they are."""
+        for stream in list(self._streams.values()):
+            self._close(stream)
+        self._kept, self._busy = [], []
+
+    def _ready(self, count: int) -> list[Stream]:
+        """`count` connections that have been used once."""
+        if len(self._busy) < count:
+            kept, self._kept = self._kept, []
+            self.keep(count - len(self._busy), ONE_EACH)
+            self._busy += self._kept
+            self._kept = kept
+        return self._busy[:count]
+
+    def _open(self, exchange: Prepared) -> Stream:
+        """A new connection, in its first exchange. Raises Failed."""
+        stream = Stream(self._endpoint, self._epoll)
+        try:
+            stream.begin(exchange, stream.began)
+        except Failed:
+            stream.close()
+            raise
+        self._streams[stream.fd] = stream
+        return stream
+
+    def _close(self, stream: Stream) -> None:
+        del self._streams[stream.fd]
+        stream.close()
+
+    def _turn(self, idle: int | None) -> list[tuple[int, int]]:
+        """What has happened; waits at most `idle` nanoseconds, or until the server counts as stuck."""
+        events = self._epoll.poll(0)
+        self._slept = not events
+        if events:
+            return events
+        patience = SILENCE if idle is None else min(SILENCE, max(0, idle) / 1e9)
+        asleep = time.perf_counter_ns()
+        readable, _, _ = select.select((self._epoll,), (), (), patience)
+        self._waited += time.perf_counter_ns() - asleep
+        if not readable and (idle is None or patience == SILENCE):
+            raise Failed(f"nothing moved for {SILENCE:g} s")
+        return self._epoll.poll(0) if readable else []
