@@ -35,8 +35,10 @@ import tunnel.cli
 from compare import sample, servers, tree
 from compare.analysis import METRICS
 from compare.bench import Bench, LoadFailed
+from compare.client import Connection, Endpoint
+from compare.exchange import CHUNK
 from compare.interrupt import Interrupt, Interrupted
-from compare.load import PING_DOWN, PING_UP, Connection, Endpoint
+from compare.load import PING
 from compare.plan import Planned
 from compare.schema import Settings
 from compare.servers import PASSWORD, ROWS, Row, ServerFailed, row_of
@@ -101,9 +103,9 @@ class Taker(NamedTuple):
                 if number == WARM_BURSTS:
                     before = tree.settle(self.interrupt, server.pid).usage.cpu
                 for connection in connections:
-                    connection._send(number, PING_UP, PING_DOWN)
+                    connection._send(number, PING.up, PING.down, CHUNK)
                 for connection in connections:
-                    connection._receive(number, PING_DOWN)
+                    connection._receive(number, PING.down)
             spent = tree.settle(self.interrupt, server.pid).usage.cpu - before
             for connection in connections:
                 connection.finish()
@@ -156,8 +158,8 @@ def main() -> None:
     ROWS.update({name: row_of(model) for name, model in CANDIDATES.items()})
     of_compare = servers.command
 
-    def command(row: Row, method: str, port: int, folder: str) -> list[str]:
-        program = of_compare(row, method, port, folder)
+    def command(row: Row, method: str, port: int, folder: str, address: str = servers.LOOPBACK) -> list[str]:
+        program = of_compare(row, method, port, folder, address)
         if row.name in CANDIDATES:  # the installed command does not know them
             program[1 : program.index("serve")] = [os.path.abspath(__file__), AS_TUNNEL]
         return program
