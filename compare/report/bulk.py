@@ -34,6 +34,7 @@ from compare.report.parts import (
     between,
     by_rank,
     cell,
+    count,
     not_measured,
     number,
     size,
@@ -44,7 +45,7 @@ from compare.servers import AEAD, DIRECT, LIBEV
 RELAY = "relay"
 REFERENCES = {LIBEV: ("libev", [1, 0]), RELAY: ("relay, no cipher", [6, 3]), AEAD: ("AEAD alone", [2, 2])}
 WAYS = {"up": "up: opens records", "down": "down: seals records", "both": "both ways at once"}
-CLOSEST = 70  # pixels between two names of references
+LETTER = 6.2  # pixels of one in the name of a reference, about
 
 
 class Cost(NamedTuple):
@@ -144,18 +145,21 @@ def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[s
                 "encoding": {"y": y, "x": x | {"field": "value"}, "text": {"field": "text"}, **who},
             },
         ]
-        taken: list[float] = []
+        taken: set[tuple[int, int]] = set()  # (level, pixel) of the names above
         for row, (label, dash) in REFERENCES.items():
             found = analysis.estimate(f"{way}_cpu", row)
             if not found or found.value > most * 1.15:
                 continue
             pixel = width * found.value / (most * 1.15)
-            level = sum(abs(pixel - other) < CLOSEST for other in taken)
-            taken.append(pixel)
+            side = "left" if pixel < 60 else "right" if pixel > width - 60 else "center"
+            long = round(LETTER * len(label))
+            start = round(pixel - {"left": 0, "center": long / 2, "right": long}[side])
+            covered = range(start - 4, start + long + 4)
+            level = next(level for level in range(9) if not any((level, at) in taken for at in covered))
+            taken |= {(level, at) for at in covered}
             here = {"data": values([{"at": found.value}])}
             at = x | {"field": "at"}
             line = {"type": "rule", "strokeDash": dash, "color": "var(--mark)", "strokeWidth": 1.5}
-            side = "left" if pixel < 60 else "right" if pixel > width - 60 else "center"
             text = {"type": "text", "align": side, "y": -8 - 13 * level, "color": "var(--mark)"}
             layers.append(here | {"mark": line, "encoding": {"x": at}})
             layers.append(here | {"mark": text, "encoding": {"x": at, "text": {"value": label}}})
@@ -201,17 +205,18 @@ def concurrency(analysis: Analysis) -> Section | Missing:
         Axis("busy connections (log scale)", points, labels=labels),
         Axis("MB/s", [], log=False),
     )
-    most = max(points)
-    loss = {
-        row: 100 * (1 - curve[most].value / curve[min(points)].value)
+    fewest, most = min(points), max(points)
+    kept = {
+        row: curve[most].value / curve[fewest].value
         for row, curve in ours.items()
-        if most in curve and min(points) in curve and most > min(points)
+        if most in curve and fewest in curve and most > fewest and curve[fewest].value
     }
-    sentence = f"{len(loss)} of {len(ours)} move bytes on {most:,.0f} connections at once"
-    if loss:
-        least, worst = min(loss, key=loss.__getitem__), max(loss, key=loss.__getitem__)
-        sentence += f"; against one connection, {least} loses {number(loss[least], 0)}%"
-        sentence += f" of its throughput and {worst} {number(loss[worst], 0)}%" if worst != least else ""
+    sentence = f"{sum(most in curve for curve in ours.values())} of {len(ours)} move bytes on "
+    sentence += f"{count(int(most), 'connection')} at once"
+    if kept:
+        best, worst = max(kept, key=kept.__getitem__), min(kept, key=kept.__getitem__)
+        sentence += f"; beside its throughput on {fewest:,.0f}, {best} has {kept[best]:.2f} times as much"
+        sentence += f" and {worst} {kept[worst]:.2f} times" if worst != best else ""
     tables = [curves.table(analysis, "concurrency", found, "MB/s by busy connections")]
     if late := curves.curves(analysis, "concurrency", curves.p99):
         tables.append(curves.table(analysis, "concurrency", late, "p99 by busy connections, us"))
@@ -317,7 +322,7 @@ def first_series(analysis: Analysis, scenario: str) -> dict[str, list[tuple[floa
     found: dict[str, list[tuple[float, float]]] = {}
     for row in by_rank(analysis):
         for sample in analysis.valid(row, scenario):
-            if sample.series and row != DIRECT:
+            if len(sample.series) > 1 and row != DIRECT:
                 found.setdefault(row, sample.series)
     return found
 

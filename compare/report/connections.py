@@ -7,11 +7,12 @@ shock                                  time to serve 1,000 connects at once, and
 
 from __future__ import annotations
 
-from compare.analysis import METRICS, Analysis
+from compare.analysis import METRICS, Analysis, names
 from compare.report import curves
 from compare.report.draw import LABELS, Axis, Dot, Line, decades, dots, height, panels, rows_axis, told_apart
 from compare.report.draw import values as data_of
 from compare.report.parts import (
+    NAMED,
     Drawing,
     Missing,
     Section,
@@ -154,20 +155,19 @@ def shock(analysis: Analysis) -> Section | Missing:
     found = {r: e for r, e in analysis.estimates.get("shock_wall", {}).items() if r in analysis.servers}
     if not found:
         return not_measured(title, "shock")
-    order = sorted(found, key=lambda row: found[row].value)
-    shown = {
-        row: Dot(found[row].value, found[row].low, found[row].high, f"{number(found[row].value, 0)} ms")
-        for row in order
-    }
-    failing = {row: e.value for row in order if (e := analysis.estimate("shock_failures", row)) and e.value}
-    first, last = order[0], order[-1]
-    sentence = f"All are served after {shown[first].text} by {first}"
-    sentence += f" and after {shown[last].text} by {last}" if first != last else ""
-    if failing:
-        said = ", ".join(f"{row} ({number(many, 0)})" for row, many in failing.items())
-        sentence += f"; connections that failed: {said}"
-    else:
-        sentence += "; none failed"
+    failed = {row: e.value if (e := analysis.estimate("shock_failures", row)) else 0.0 for row in found}
+    order = sorted(found, key=lambda row: (failed[row] > 0, found[row].value))
+    shown = {}
+    for row in order:
+        text = f"{number(found[row].value, 0)} ms" + (f", {failed[row]:,.0f} failed" if failed[row] else "")
+        shown[row] = Dot(found[row].value, found[row].low, found[row].high, text)
+    whole = [row for row in order if not failed[row]]
+    sentence = f"{len(whole)} of {len(order)} serve every connection"
+    if whole:
+        sentence += f", {whole[0]} within {shown[whole[0]].text}"
+        sentence += f" and {whole[-1]} within {shown[whole[-1]].text}" if len(whole) > 1 else ""
+    if len(whole) < len(order):
+        sentence += f"; some fail with {names(order[len(whole) :], NAMED)}"
     keys = ("shock_wall", "shock_failures", "shock_p99")
     rows = [[row, interval(found[row], 0), *(cell(analysis, key, row) for key in keys[1:])] for row in order]
     headers = ["", "ms to\nserve all", "failures", "p99\nus"]

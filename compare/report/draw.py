@@ -244,8 +244,15 @@ def shared_out(rows: Sequence[str]) -> dict[str, list[str]]:
 
 
 def panels(lines: Sequence[Line], x: Axis, y: Axis) -> Drawing:
-    """Small multiples: every line is in every panel, but only its family's has colour and names."""
+    """Small multiples: every line is in every panel, but only its family's has colour and names.
+
+    Of a single point on the axis: dots.
+    """
     lines = [line for line in lines if line.points and not line.row.endswith(AGAIN)]
+    if len({at for line in lines for at, _ in line.points}) == 1:  # no line without a second point
+        found = {line.row: line.points[0][1] for line in sorted(lines, key=lambda line: line.points[0][1])}
+        shown = {row: Dot(value, value, value, f"{value:,.4g}") for row, value in found.items()}
+        return dots(shown, y.title.removesuffix(" (log scale)"))
     families = shared_out([line.row for line in lines])
     wide_x, wide_y = (
         domain(x, [p[0] for line in lines for p in line.points]),

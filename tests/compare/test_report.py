@@ -222,6 +222,32 @@ def test_memory_of_each_idle_connection(whole: Analysis) -> None:
     assert each["select"][1:] == [UNUSABLE] * 3
 
 
+def test_who_refuses_clients_is_not_the_fastest_to_serve_them() -> None:
+    result = full_result(["iterative", "prefork", "select"], rounds=2)
+    for sample in result.samples:
+        if sample.scenario == "shock" and sample.row == "iterative":
+            sample.figures["wall"] = 0.001
+    made = section(connections.shock(Analysis(result)))
+    assert made.sentence.startswith("2 of 3 serve every connection, prefork within ")
+    assert "some fail with iterative" in made.sentence
+    assert [row[0] for row in made.tables[0].rows][-1] == "iterative"
+
+
+def test_throughput_on_many_connections_is_beside_that_on_few(whole: Analysis) -> None:
+    few = dataclasses.replace(
+        whole.result, samples=[s for s in whole.result.samples if s.scenario != "concurrency" or s.point != 1]
+    )
+    sentence = section(bulk.concurrency(Analysis(few))).sentence
+    assert re.search(
+        r"move bytes on 1,000 connections at once; beside .* on 10, [\w-]+ has 0\.\d\d times", sentence
+    )
+
+
+def test_a_series_of_one_value_is_none(whole: Analysis) -> None:
+    short = [dataclasses.replace(sample, series=sample.series[:1]) for sample in whole.result.samples]
+    assert isinstance(bulk.series(Analysis(dataclasses.replace(whole.result, samples=short))), Missing)
+
+
 @pytest.mark.parametrize(("count", "said"), [(64, "64"), (1024, "1K"), (262144, "256K"), (1 << 20, "1M")])
 def test_sizes_are_said_as_people_say_them(count: int, said: str) -> None:
     assert size(count) == said
@@ -291,6 +317,16 @@ def test_many_rows_are_shared_out_among_panels() -> None:
     shared = shared_out([*MODELS, "libev", "direct"])
     assert list(shared)[-1] == "Peers and baselines"
     assert sorted(row for rows in shared.values() for row in rows) == sorted([*MODELS, "libev", "direct"])
+
+
+def test_one_point_is_a_dot_and_no_line(whole: Analysis) -> None:
+    once = dataclasses.replace(
+        whole.result, samples=[s for s in whole.result.samples if s.scenario != "idle" or s.point == 100]
+    )
+    made = section(connections.idle_connections(Analysis(once)))
+    assert made.drawing
+    assert "concat" not in made.drawing(900, False)
+    assert ">MB of PSS (log scale)<" in draw(made.drawing, 900, False, "x")
 
 
 def test_names_beside_a_panel_do_not_lie_on_each_other() -> None:

@@ -10,16 +10,46 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from compare import diff, export, schema
 from compare.analysis import METRICS, Analysis
+from compare.cli import main
 from compare.diff import changes, condition
 from compare.schema import Result
 from compare.stats import BETTER, SAME, WORSE
-from tests.compare.conftest import Command, Finished
+from tests.compare.conftest import Finished
 from tests.compare.test_analysis import result_of, rounds
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class InProcess:
+    """The `compare` command, without a process of its own: these commands start nothing."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def run(self, *words: str) -> Done:
+        try:
+            code = main(words)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *self._capture.readouterr())
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> InProcess:
+    return InProcess(capsys)
+
 
 OLD = Path(__file__).parent / "data" / "result-1.1.json"  # made by version 0.1.0 of this repository
 
@@ -37,7 +67,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return place
 
 
-def test_reports_are_made_again(folder: Path, command: Command) -> None:
+def test_reports_are_made_again(folder: Path, command: InProcess) -> None:
     done = command.run("report", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     assert {path.name for path in folder.iterdir()} == {"result.json", "report.md", "report.html"}
@@ -45,27 +75,27 @@ def test_reports_are_made_again(folder: Path, command: Command) -> None:
     assert "## Environment" in (folder / "report.md").read_text()
 
 
-def test_reports_go_where_they_are_told_to_with_their_raw_samples(command: Command, tmp_path: Path) -> None:
+def test_reports_go_where_they_are_told_to_with_their_raw_samples(command: InProcess, tmp_path: Path) -> None:
     done = command.run("report", str(OLD), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"result.json", "report.md", "report.html"}
     assert schema.load((tmp_path / "out" / "result.json").read_text()) == schema.load(OLD.read_text())
 
 
-def test_a_report_made_twice_is_the_same(finished: Finished, command: Command, tmp_path: Path) -> None:
+def test_a_report_made_twice_is_the_same(finished: Finished, command: InProcess, tmp_path: Path) -> None:
     done = command.run("report", str(finished.folder), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.md").read_text() == (finished.folder / "report.md").read_text()
 
 
-def test_a_result_does_not_differ_from_itself(folder: Path, command: Command) -> None:
+def test_a_result_does_not_differ_from_itself(folder: Path, command: InProcess) -> None:
     done = command.run("diff", str(folder), str(folder), "--fail-if", "worse", "--all")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(r"0 better, 0 worse, [1-9]\d+ no difference\n", done.stdout)
     assert re.search(r"^prefork\.connection_cpu .*\+0\.0%", done.stdout, re.MULTILINE)
 
 
-def test_results_are_listed(folder: Path, command: Command) -> None:
+def test_results_are_listed(folder: Path, command: InProcess) -> None:
     (folder.parent / "empty").mkdir()
     broken = folder.parent / "two"
     broken.mkdir()
@@ -79,7 +109,7 @@ def test_results_are_listed(folder: Path, command: Command) -> None:
     assert "cannot be read: not a result of compare" in two
 
 
-def test_what_was_cut_short_is_listed_as_partial(command: Command, tmp_path: Path) -> None:
+def test_what_was_cut_short_is_listed_as_partial(command: InProcess, tmp_path: Path) -> None:
     result = result_of(rounds("fork", 1.0))
     result.planned = 9
     (tmp_path / "a").mkdir()
@@ -87,13 +117,13 @@ def test_what_was_cut_short_is_listed_as_partial(command: Command, tmp_path: Pat
     assert "partial, 5 of 9" in command.run("list", str(tmp_path)).stdout
 
 
-def test_nothing_to_list(command: Command, tmp_path: Path) -> None:
+def test_nothing_to_list(command: InProcess, tmp_path: Path) -> None:
     done = command.run("list", str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"compare list: no results in {tmp_path}: `compare run` makes one\n"
 
 
-def test_csv_has_all_of_it(folder: Path, command: Command, tmp_path: Path) -> None:
+def test_csv_has_all_of_it(folder: Path, command: InProcess, tmp_path: Path) -> None:
     done = command.run("export", str(folder), "--csv", str(tmp_path / "table.csv"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     result = schema.load((folder / "result.json").read_text())
@@ -118,7 +148,7 @@ def test_csv_keeps_what_is_invalid() -> None:
     assert (first["invalid"], first["figure"], first["value"]) == ("connection lost, at once", "", "")
 
 
-def test_pyperf_reads_it(folder: Path, command: Command, tmp_path: Path) -> None:
+def test_pyperf_reads_it(folder: Path, command: InProcess, tmp_path: Path) -> None:
     pyperf = pytest.importorskip("pyperf")
     done = command.run("export", str(folder), "--pyperf", str(tmp_path / "pyperf.json"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -227,7 +257,7 @@ def test_a_baseline_that_moved_is_the_machine() -> None:
     assert warning.startswith("the machine itself differs, since what has no server does: direct.up_cpu")
 
 
-def test_a_diff_for_programs(command: Command, tmp_path: Path) -> None:
+def test_a_diff_for_programs(command: InProcess, tmp_path: Path) -> None:
     before = result_of(rounds("fork", 1.0) + rounds("thread", 0.8))
     for name, result in (("a", before), ("b", scaled(before, "fork", 1.1))):
         (tmp_path / name).write_text(schema.dump(result))
@@ -293,12 +323,11 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(
     mistake: str,
-    command: Command,
+    command: InProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words, code, expected = MISTAKES[mistake]
-    monkeypatch.setenv("PYTHONPATH", str(OLD.parent.parent.parent.parent))
     monkeypatch.chdir(tmp_path)
     good = schema.dump(result_of(rounds("fork", 1.0)))
     damaged = json.loads(good)
@@ -321,19 +350,22 @@ def test_mistakes(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
-def test_completion_knows_all_commands(shell: str, command: Command) -> None:
+def test_completion_knows_all_commands(shell: str, command: InProcess) -> None:
     done = command.run("completion", shell)
     assert done.returncode == 0, done.stderr
     for word in ("run", "report", "diff", "export", "peers", "resume", "pyperf"):
         assert word in done.stdout
 
 
-def test_peers_are_listed_with_a_way_to_get_them(command: Command, tmp_path: Path) -> None:
+def test_peers_are_listed_with_a_way_to_get_them(
+    command: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that is there says its version; what is not there, how it could be."""
     program = tmp_path / "ssserver"
     program.write_text("#!/bin/sh\necho shadowsocks 1.23.4\n")
     program.chmod(0o755)
-    done = command.run("peers", PATH=str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = command.run("peers")
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert list(lines) == ["ROW", "libev", "rust", "go", "v2ray", "pproxy"]

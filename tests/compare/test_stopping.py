@@ -98,7 +98,7 @@ def test_killed_runs_leave_no_server(moment: str, command: Command, tmp_path: Pa
 
 
 SHORT = ["--no-peers", "--no-baselines", "--duration", "0.05", "--seed", "5", "--rounds", "3"]
-SMALL = ["run", "--models", "fork,thread", "--scenarios", "connections,ping-pong", *SHORT]
+SMALL = ["run", "--models", "thread", "--scenarios", "connections,ping-pong", *SHORT]
 
 
 def taken(folder: Path) -> list[Planned]:
@@ -109,12 +109,12 @@ def taken(folder: Path) -> list[Planned]:
 def test_an_interrupted_run_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
     """In the order of the plan, each sample once, as if nothing had happened."""
     run = OnTerminal(command, *SMALL, "--out", str(tmp_path))
-    run.wait_for(r" 8/18")
+    run.wait_for(r" 5/12")
     run.process.send_signal(signal.SIGTERM)
     run.end()
     assert "compare run: to go on: compare run --resume " in run.shown
     before = taken(tmp_path)
-    assert 8 <= len(before) < 18
+    assert 5 <= len(before) < 12
     first = schema.load((tmp_path / "result.json").read_text())
     done = command.run("run", "--resume", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -135,16 +135,16 @@ def test_an_interrupted_run_goes_on_where_it_was(command: Command, tmp_path: Pat
 
 def test_a_killed_run_loses_one_round_at_most(command: Command, tmp_path: Path) -> None:
     run = OnTerminal(command, *SMALL, "--out", str(tmp_path))
-    run.wait_for(r" 13/18")
+    run.wait_for(r" 9/12")
     run.process.kill()
     run.end()
     wait_until(lambda: command.running() == [])
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     result = schema.load((tmp_path / "result.json").read_text())
-    assert [sample.round for sample in result.samples] == [1] * 6 + [2] * 6
+    assert [sample.round for sample in result.samples] == [1] * 4 + [2] * 4
     assert "killed, or still running" in command.run("report", str(tmp_path)).stdout
     assert command.run("run", "--resume", str(tmp_path)).returncode == 0
-    assert len(set(taken(tmp_path))) == len(taken(tmp_path)) == 18
+    assert len(set(taken(tmp_path))) == len(taken(tmp_path)) == 12
 
 
 def test_a_row_that_is_no_more_cannot_be_resumed(command: Command, tmp_path: Path) -> None:
