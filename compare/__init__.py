@@ -6,7 +6,7 @@
      +--> run: one sample after the other  ------------> result.json
              |                                             |
              v         core 0              core 1          v
-           sample    [ server ] <====> [ generator ]     analysis (stats) --> report, plots, page
+           sample    [ server ] <====> [ generator ]     analysis (stats) --> report/
                           `==========> [ target ]
 
 Rules: the servers are processes and never imported; what the instrument knows of a model is its

@@ -235,7 +235,7 @@ class Maker:
         if one.alone:
             made.invalid = "9 of 10 connections were not served"
         elif offered >= 14000:
-            made.invalid = "the generator was late with 12% of the requests"
+            made.invalid = f"the generator was late with {self.chance.uniform(5, 20):.1f}% of the requests"
 
     def idle(self, made: Sample, one: Character, held: float) -> None:
         most = {"select": 508, "poll": 1e6}.get(made.row, 120.0 if one.workers > 2 else 1e6)

@@ -348,6 +348,20 @@ def test_drawings_are_as_wide_as_they_may_be(whole: Analysis, narrow: bool) -> N
     assert not [element for element in root.iter() if element is not root and "role" in element.attrib]
 
 
+def test_each_family_has_the_palette_from_its_first_colour_on(whole: Analysis) -> None:
+    """Vega would share one scale among all panels, and call it a legend."""
+    made = section(latency.hockey_stick(whole))
+    assert made.drawing
+    inks: dict[str, set[str]] = {}
+    for element in Tree.fromstring(draw(made.drawing, 1020, False, "x")).iter():
+        ink = element.get("stroke") or element.get("fill") or ""
+        if "data-row" in element.attrib and ink != "var(--pale)":
+            inks.setdefault(element.attrib["data-row"], set()).add(ink)
+    for first in ("fork", "prefork", "select", "prefork-epoll"):
+        assert inks[first] == {"var(--series-1)"}
+    assert inks["libev"] == {"currentColor"}
+
+
 # Source
 
 
