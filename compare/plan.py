@@ -16,7 +16,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from compare.servers import AEAD, BASELINE, DIRECT, MODEL, RELAY, Row
+from compare.servers import AEAD, BASELINE, DIRECT, PEER, RELAY, Row
 
 CHILDREN, CLIENTS, CROWD = 15, 10, 5000  # UNP 30.2's pool, clients at once, connections in all
 HERD = (15, 30, 60, 120)  # sizes of a pool: does it cost to have many wait for the same listener?
@@ -46,7 +46,7 @@ class Scenario(NamedTuple):
         """True if that row makes sense here."""
         if row.kind == BASELINE:
             return row.name in self.baselines
-        if row.kind != MODEL and self.name == UNP:
+        if row.kind == PEER and self.name == UNP:
             return False  # no other server has the book's service
         return row.pool or not self.pools
 

@@ -229,7 +229,7 @@ def allowed(address: str) -> list[str]:
 
 def unsealed(row: Row, address: str, port: int, service: Sequence[str]) -> list[str]:
     """The same model without encryption."""
-    model = RELAY_MODEL if row.name == RELAY else row.name
+    model = RELAY_MODEL if row.name == RELAY else row.name.removesuffix(AGAIN)
     words = [
         "tunnel",
         "serve",

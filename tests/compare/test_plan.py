@@ -95,6 +95,7 @@ def test_the_books_pools_are_for_those_that_have_them() -> None:
     assert points_of(UNP, "prefork") == points_of(UNP, "prefork-fdpass") == list(HERD)
     assert points_of(UNP, "prethread") == points_of(UNP, "tornado") == [CHILDREN]
     assert points_of(UNP, "fork") == points_of(UNP, "iterative") == [None]
+    assert points_of(UNP, "prefork (again)") == list(HERD)  # a null run takes what its model takes
     assert points_of(UNP, "libev") == points_of(UNP, DIRECT) == []
 
 
