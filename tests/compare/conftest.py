@@ -7,7 +7,9 @@ starts inherits. Whoever still carries it afterwards has been left behind.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -99,8 +101,23 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Three models, every scenario of a first impression and the pools', two rounds, as short as can be."""
-    folder = tmp_path_factory.mktemp("run") / "out"
+    """Three models, every scenario of a first impression and the pools', two rounds, as short as can be.
+
+    One for all of pytest's processes (pytest-xdist): who comes first makes it, the others wait.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    kept = shared / "finished-run.pickle"
+    with open(shared / "finished-run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(finish(shared / "finished-run")))
+        made: Finished = pickle.loads(kept.read_bytes())
+    return made
+
+
+def finish(folder: Path) -> Finished:
     started = Command()
     models = ["--models", "iterative,fork,prefork", "--no-peers", "--no-null"]
     models += ["--scenarios", ",".join([*QUICK, "children"])]

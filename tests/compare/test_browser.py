@@ -94,6 +94,7 @@ def unfold(page: Page) -> None:
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
 
 
+@pytest.mark.slow
 def test_all_models_fit(opened: Opened, tmp_path: Path) -> None:
     """Nineteen models, peers, baselines, every scenario: small, drawn, and no wider than the screen."""
     path = tmp_path / "report.html"
@@ -149,7 +150,7 @@ def check_width(page: Page, width: int) -> None:
 
 @pytest.mark.parametrize(
     ("screen", "light"),
-    [(PHONE, "dark"), (DESK, "light")],
+    [pytest.param(PHONE, "dark", marks=pytest.mark.slow), (DESK, "light")],
     ids=["phone-dark", "desk-light"],
 )
 def test_it_is_accessible(opened: Opened, screen: tuple[int, int], light: str) -> None:

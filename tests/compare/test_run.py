@@ -30,7 +30,7 @@ COUNTERS = (
     "down_preempted",
     "connection_faults",
 )  # where the system counts them
-METHODS = ("aes-128-gcm", "chacha20-ietf-poly1305")
+METHODS = ("chacha20-ietf-poly1305", pytest.param("aes-128-gcm", marks=pytest.mark.slow))
 
 
 def test_it_ends_well_and_leaves_nothing(finished: Finished) -> None:
@@ -107,6 +107,7 @@ def test_a_pool_that_grows_is_not_waited_for(finished: Finished) -> None:
     assert all(sample.figures["pss_open"] for sample in samples if sample.scenario == "memory")
 
 
+@pytest.mark.slow
 def test_clients_per_child_of_all_pools(command: Command, tmp_path: Path) -> None:
     pools = [name for name, model in MODELS.items() if model.pool and not model.missing() and source(name)]
     words = [

@@ -133,6 +133,7 @@ def test_an_interrupted_run_goes_on_where_it_was(command: Command, tmp_path: Pat
     assert "this run is complete" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_one_round_at_most(command: Command, tmp_path: Path) -> None:
     run = OnTerminal(command, *SMALL, "--out", str(tmp_path))
     run.wait_for(r" 9/12")
