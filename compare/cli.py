@@ -54,7 +54,7 @@ ENDLESS = 100_000  # characters in a line of a file
 
 ROUNDS, DURATION = 5, 0.8
 QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
-BY_QUICK = "--quick leaves it out: compare run --scenarios {}"
+BY_QUICK = "no part of a first impression; compare run --scenarios NAME"
 FRESH = (  # flags of `compare run` that a run which goes on has been given already
     *("--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
     *("--quick", "--rounds", "--duration", "--seed", "--out"),
@@ -472,8 +472,8 @@ def measure(arguments: argparse.Namespace) -> int:
         return complain(arguments, str(error), os.EX_UNAVAILABLE)
     interrupt = Interrupt()
     interrupt.install()
-    for name, reason in result.left_out.items():
-        print(f"compare run: left out: {name}: {reason}", file=sys.stderr, flush=True)
+    for reason, left in result.left_out_because().items():
+        print(f"compare run: left out: {', '.join(left)}: {reason}", file=sys.stderr, flush=True)
     run(
         result,
         interrupt,
@@ -508,7 +508,7 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
     null = [] if arguments.no_null else [f"{twice}{AGAIN}"]
     first_impression = arguments.quick and not arguments.scenarios
     if first_impression:
-        left_out |= {name: BY_QUICK.format(name) for name in SCENARIOS if name not in QUICK}
+        left_out |= dict.fromkeys((name for name in SCENARIOS if name not in QUICK), BY_QUICK)
     settings = schema.Settings(
         scenarios=arguments.scenarios or list(QUICK if first_impression else SCENARIOS),
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),

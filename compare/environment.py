@@ -16,7 +16,6 @@ import re
 import resource
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -192,6 +191,11 @@ def run(*program: str) -> str:
     return (done.stdout + done.stderr).strip()
 
 
-def command_line() -> list[str]:
-    """The command as a user can repeat it: without the folder that the program lies in."""
-    return ["compare", *sys.argv[1:]]
+def command_line(words: Sequence[str]) -> list[str]:
+    """The command as anybody can repeat it: without the folder that the program lies in, nor --out's."""
+    kept, before = ["compare"], ""
+    for word in words:
+        if "--out" not in (before, word.partition("=")[0]):
+            kept.append(word)
+        before = word
+    return kept

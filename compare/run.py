@@ -94,7 +94,7 @@ def run(
     result.stopped = UNFINISHED
     try:
         with Bench(interrupt, address, cluster) as bench:
-            now = environment.capture(bench.cores, environment.command_line())
+            now = environment.capture(bench.cores, environment.command_line(sys.argv[1:]))
             now["cpu_source"] = cpu_source()
             now |= cluster.described() if cluster else {}
             result.environment = environment.resumed(result.environment, now) if taken else now

@@ -89,6 +89,13 @@ class Result:
     def complete(self) -> bool:
         return len(self.samples) >= self.planned
 
+    def left_out_because(self) -> dict[str, list[str]]:
+        """Each reason, and what it kept out."""
+        found: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            found.setdefault(reason, []).append(name)
+        return found
+
 
 Made = TypeVar("Made", Settings, RowInfo, Sample, Worker)
 

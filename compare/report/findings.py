@@ -132,8 +132,8 @@ def circumstances(analysis: Analysis) -> Iterator[str]:
             f"The machine was not ours alone: during {len(busy)} of {taken} samples other programs used "
             f"{FOREIGN:g} to {max(busy):.1f} cores. Intervals are wider for it."
         )
-    for name, reason in result.left_out.items():
-        yield f"Left out: {name}: {reason}."
+    for reason, left in result.left_out_because().items():
+        yield f"Left out: {', '.join(left)}: {reason}."
     for name, enough in result.settings.most.items():
         if enough < rounds and name in result.settings.scenarios:
             yield f"Of {name} only {count(enough, 'round')}."
