@@ -131,7 +131,10 @@ def scenario_table(analysis: Analysis, scenario: str) -> Table | None:
             f"{len(analysis.valid(row, scenario))}",
         ]
         for row in sorted(analysis.names, key=place)
-        if any(sample.row == row and sample.scenario == scenario for sample in analysis.result.samples)
+        if any(
+            (sample.row, sample.scenario, sample.point) == (row, scenario, None)
+            for sample in analysis.result.samples
+        )
     ]
     headers = [
         "",

@@ -253,6 +253,15 @@ def test_sizes_are_said_as_people_say_them(count: int, said: str) -> None:
     assert size(count) == said
 
 
+def test_rows_that_have_points_only_are_left_to_the_curves(whole: Analysis) -> None:
+    """Of `unp` the pools were asked with sizes; they are in the table of chapter 30."""
+    table = overview.scenario_table(whole, "unp")
+    assert table
+    listed = [row[0] for row in table.rows]
+    assert {"iterative", "fork"} <= set(listed)
+    assert "prefork" not in listed
+
+
 # UNP
 
 
