@@ -150,7 +150,7 @@ SCENARIOS = {
             most=2,
             points=HERD,
             few=(CHILDREN, HERD[-1]),
-            part=0.3,
+            part=1.25,
         ),
         Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(

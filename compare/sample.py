@@ -226,12 +226,12 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
         "foreign_cpu": max(0.0, foreign),
         "processes": after.processes,
     }
-    if bulk:
+    if bulk or scenario == UNP:
         sample.figures |= switches_and_faults(before.activity, tree.activity(server.pid))
-        if sample.round == 1:
-            look()
-            sample.figures["pss_peak"] = peak
-            sample.series = [(seconds, rate) for seconds, rate in answer.get("series", ())]
+    if bulk and sample.round == 1:
+        look()
+        sample.figures["pss_peak"] = peak
+        sample.series = [(seconds, rate) for seconds, rate in answer.get("series", ())]
     if not settled.quiet:
         sample.notes.append("the server was still busy when its CPU was read")
     used = load_side(bench, generator / wall, target / wall)

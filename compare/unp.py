@@ -6,6 +6,7 @@
     process control   CPU seconds, user + system, the server's children included, less the iterative server's
     clients           how many of the 5,000 each child of a pool of 15 served
     herd              the same CPU for pools of 15 to 120
+    each              context switches and page faults of a connection: why it costs what it costs
 
 Figures of the book: W. R. Stevens, B. Fenner, A. M. Rudoff, UNIX Network Programming, vol. 1, 3rd ed.,
 figures 30.1 and 30.2 and section 30.6, on machines of 1998: compare the order of rows, not seconds.
@@ -16,7 +17,8 @@ of ours: nothing to subtract.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from statistics import median
 from typing import NamedTuple
 
@@ -120,6 +122,24 @@ def cpu(result: Result, name: str, pool: float | None = None) -> float | None:
         sample.figures["cpu"] * CROWD / sample.figures["count"] for sample in samples(result, name, pool)
     ]
     return median(spent) if spent else None
+
+
+def each(result: Result, name: str, figure: str, pool: float = CHILDREN) -> float | None:
+    """A figure for each connection, the median over rounds."""
+    found = [
+        sample.figures[figure] / sample.figures["count"]
+        for sample in samples(result, name, pool)
+        if figure in sample.figures
+    ]
+    return median(found) if found else None
+
+
+def in_order(above: Mapping[str, float]) -> tuple[int, int]:
+    """Of all pairs of the book's designs, how many stand in the order of its last column; and all."""
+    theirs = {name: book.third for name, book in BOOK.items() if book.third is not None and name in above}
+    pairs = list(combinations(theirs, 2))
+    alike = [one for one, other in pairs if (theirs[one] < theirs[other]) == (above[one] < above[other])]
+    return len(alike), len(pairs)
 
 
 def samples(result: Result, name: str, pool: float | None = None) -> list[Sample]:

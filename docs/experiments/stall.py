@@ -61,8 +61,8 @@ def main() -> None:
         Bench(interrupt) as bench,
         servers.start(ROWS["epoll"], METHOD, bench.cores.server, interrupt) as server,
     ):
-        where = {"port": server.port, "target": bench.target_port}
-        bench.order("open", method=METHOD, password=servers.PASSWORD, **where)
+        port, target = server.port, bench.target_port
+        bench.order("open", port=port, target=target, method=METHOD, password=servers.PASSWORD)
         for stalls in (False, True):
             for name, load in (("closed loop", CLOSED), ("open loop", OPEN)):
                 with Stalling(server.pid) if stalls else nullcontext():

@@ -177,6 +177,10 @@ class Maker:
         made.figures = {"count": 5000, "wall": self.noisy(2.5)}
         grown = 0.0005 * pool if one.workers else 0.0
         made.figures |= self.split(self.noisy(5000 * one.connection * 0.7 + grown))
+        made.figures |= {
+            "ctx_voluntary": 5000 * 2.0,
+            "faults_minor": 5000 * (400 if made.row == "fork" else pool / 100),
+        }
         made.workers = self.pool(int(pool)) if one.workers > 2 else []
 
     def shock(self, made: Sample, one: Character, _: float) -> None:

@@ -269,10 +269,10 @@ def test_process_control_stands_beside_the_books(whole: Analysis) -> None:
     table = section(book.chapter_30(whole)).tables[0]
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["iterative"][:3:2] == ["0", "0.00"]
-    assert rows["fork"][3:] == ["504.2", "168.9", "29.6", "20.9"]
+    assert rows["fork"][3:] == ["2.00", "400", "504.2", "168.9", "29.6", "20.9"]
     assert float(rows["fork"][2]) == pytest.approx(5000 * 0.7 * (1600e-6 - 260e-6), rel=0.05)
-    assert rows["prefork"][3:] == [NOTHING, "6.2", "1.80", "1.80"]
-    assert rows["select"][3:] == [NOTHING] * 4
+    assert rows["prefork"][3:] == ["2.00", "0.15", NOTHING, "6.2", "1.80", "1.80"]
+    assert rows["select"][5:] == [NOTHING] * 4
 
 
 def test_pools_that_grow_stand_beside_the_books(whole: Analysis) -> None:
@@ -280,6 +280,40 @@ def test_pools_that_grow_stand_beside_the_books(whole: Analysis) -> None:
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.headers[1:] == ["15", "30", "60", "120"]
     assert rows["UNP prefork, BSD/OS"] == ["1.80", "3.5", "6.9", "13.5"]
+
+
+def test_the_chapter_says_where_it_agrees_with_the_book(whole: Analysis) -> None:
+    few = of_scenarios(full_result(["iterative", "fork", "thread", "prefork"], rounds=3), "unp")
+    said = section(book.chapter_30(Analysis(few))).sentence
+    assert "Of 3 pairs of the book's designs 2 stand in the order of its third edition." in said
+    assert "That fork costs the most agrees with the book: a connection makes 400 page faults in it" in said
+    assert "That a thread for each client is cheaper than a preforked child does not agree: " in said
+    assert "there is no thundering herd: 2.00 and 2.00 context switches for each connection" in said
+    samples = [
+        dataclasses.replace(s, figures={**s.figures, "ctx_voluntary": 5000 * (s.point or 0)})
+        for s in whole.result.samples
+        if s.scenario == "unp"
+    ]
+    herd = Analysis(of_scenarios(dataclasses.replace(whole.result, samples=samples), "unp"))
+    assert (
+        "there is a thundering herd: 15 and 120 context switches" in section(book.chapter_30(herd)).sentence
+    )
+
+
+def test_a_run_from_before_switches_were_counted_says_nothing_of_them(whole: Analysis) -> None:
+    samples = [
+        dataclasses.replace(
+            s, figures={k: v for k, v in s.figures.items() if k not in ("ctx_voluntary", "faults_minor")}
+        )
+        for s in whole.result.samples
+        if s.scenario == "unp"
+    ]
+    old = section(
+        book.chapter_30(Analysis(of_scenarios(dataclasses.replace(whole.result, samples=samples), "unp")))
+    )
+    assert "herd" not in old.sentence
+    assert "page faults" not in old.sentence
+    assert {row[4] for row in old.tables[0].rows} == {NOTHING}
 
 
 def test_clients_per_child_come_from_unp_where_children_was_not_measured(whole: Analysis) -> None:
