@@ -249,9 +249,10 @@ def whether_there_is_a_herd(analysis: Analysis) -> Iterator[str]:
     before, after = (unp.each(analysis.result, "prefork", SWITCHES, pool) for pool in (few, many))
     faults = [rounded(unp.each(analysis.result, "prefork", FAULTS, pool)) for pool in (few, many)]
     if before and after:
+        woken = "a" if after - before > HERD * (many - few) else "no"
         yield (
-            f"From {few} to {many} children of prefork there is {'a' if after - before > HERD * (many - few) else 'no'}"
-            f" thundering herd: {rounded(before)} and {rounded(after)} context switches for each connection;"
+            f"From {few} to {many} children of prefork there is {woken} thundering herd:"
+            f" {rounded(before)} and {rounded(after)} context switches for each connection;"
             f" {faults[0]} and {faults[1]} page faults, since each child copies its pages once."
         )
 
