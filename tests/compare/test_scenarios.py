@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from compare import ceiling, cgroup, unp
+from compare import ceiling, cgroup, tree, unp
 from compare.bench import Bench
 from compare.interrupt import Interrupt
 from compare.plan import CHILDREN, HERD, SCENARIOS, SHOCK, Planned
@@ -201,17 +201,20 @@ def test_the_far_ends_of_the_axes(scenario: str, point: float, bench: Bench) -> 
 
 
 def test_two_accounts_of_the_same_cpu_agree(bench: Bench) -> None:
-    """fork: nearly all of it is spent by children that have ended, which two counters saw in two ways."""
+    """fork: nearly all of it is spent by children that have ended, which two counters saw in two ways.
+
+    /proc tells the CPU of reaped children, user and system, in whole ticks: each may be one off.
+    """
     if cgroup.cpu_source() != "cgroup cpu.stat":
         pytest.skip(
             "NO CGROUP CAN BE MADE HERE (cgroup2 not writable): the CPU figures are not cross-checked"
         )
     interrupt = Interrupt()
-    settings = Settings([], 1, 0.5, 1, METHOD)
+    settings = Settings([], 1, 2.0, 1, METHOD)
     sample = take(Planned("fork", "connections", 1), settings, bench, interrupt)
     interrupt.close()
     assert sample.invalid is None
     figures = sample.figures
     assert figures["cpu"] == figures["cpu_cgroup"]
     assert figures["cpu_cgroup"] > 0.1
-    assert figures["cpu_rusage"] == pytest.approx(figures["cpu_cgroup"], rel=0.05)
+    assert figures["cpu_rusage"] == pytest.approx(figures["cpu_cgroup"], rel=0.05, abs=2 * tree.TICK)
