@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,12 @@ def test_the_page_of_models_is_about_all_of_them_and_its_tests_are_there() -> No
     named = set(re.findall(r"`(test_\w+)`", page))
     assert named
     assert [name for name in named if f"def {name}(" not in tests] == []
+
+
+def test_the_summary_is_the_committed_results() -> None:
+    command = [sys.executable, "docs/refresh.py", "docs/report", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:
