@@ -20,6 +20,7 @@ from models._direction import abort
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
+from tunnel.connection import Connection, adopt
 from tunnel.dial import Dial, seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
@@ -59,7 +60,7 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
 class Dialled(Dial):
     """A dial that has its connection already, whatever the target."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Connection) -> None:
         super().__init__()
         self._sock = sock
 
@@ -78,8 +79,7 @@ def rehearse(server: Server) -> None:
     stage = copy(server)
     slot = server.scoreboard.take()
     for _ in range(REHEARSALS):
-        client, accepted = socket.socketpair()
-        target, dialled = socket.socketpair()
+        (client, accepted), (target, dialled) = connected_pair(), connected_pair()
         with client, target:
             for end, words in ((client, service.rehearsal.client), (target, service.rehearsal.target)):
                 end.sendall(words)
@@ -89,6 +89,11 @@ def rehearse(server: Server) -> None:
             )
             serve_client(stage, slot, accepted)
     server.scoreboard.forget(slot)
+
+
+def connected_pair() -> tuple[socket.socket, Connection]:
+    near, far = socket.socketpair()
+    return near, adopt(far.detach())
 
 
 def connect(server: Server, slot: Slot, session: Session, accepted: socket.socket) -> socket.socket | None:
