@@ -316,7 +316,6 @@ def copy_by_fork(link: Link) -> None:
         for fd in (result, tell):
             os.close(fd)
         signal.signal(signal.SIGCHLD, before)
-        link.slot.catch_up()
     if words:
         raise ProtocolError(words.decode())
     if pair.failures:
