@@ -101,7 +101,7 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
     timeouts = server.service.timeouts
     deadline = time.monotonic() + timeouts.handshake
     try:
-        target = read_opening(server, slot, session, accepted, deadline)
+        target = session.target or read_opening(server, slot, session, accepted, deadline)
     except ClientLeft:
         return None
     except ProtocolError as error:
@@ -137,27 +137,28 @@ def read_opening(
         slot.enter(RELAY)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
         deadline = time.monotonic() + idle
-    while session.target is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
-            )
+    while True:
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
             if server.stop.impatient:
                 raise ClientLeft from None
-            slot.beat()
-            continue
+        else:
+            if not n:
+                opening.eof()
+                raise ClientLeft
+            slot.count_up(n)
+            if view := opening.buffer_updated(n):
+                send_all(slot, accepted, view, idle)
+            if opening.target is not None:
+                return opening.target
+            if not session.dials:
+                deadline = time.monotonic() + idle
         slot.beat()
-        if not n:
-            opening.eof()
-            raise ClientLeft
-        slot.count_up(n)
-        send_all(slot, accepted, opening.buffer_updated(n), idle)
-        if not session.dials:
-            deadline = time.monotonic() + idle
-    return session.target
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
+            )
 
 
 def send_all(slot: Slot, accepted: socket.socket, view: memoryview, idle: float) -> None:
