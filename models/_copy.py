@@ -33,6 +33,7 @@ from tunnel.log import describe
 from tunnel.session import Flow, Session
 
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: a FIN has come, behind what can be read
 BEATS = 1.0  # seconds between signs of life while nothing moves
 EARLY = 0.01  # seconds by which the kernel may end a call before its time: it counts in jiffies
 GONE = os.EX_UNAVAILABLE  # exit code of a child whose destination has gone
@@ -101,6 +102,8 @@ def copy_by_poll(link: Link) -> None:
                     writing.pass_on_fin(reading)
             if reading.open and not reading.pending and events & ~POLLOUT:
                 reading.read()
+                if events & POLLRDHUP and reading.open and not reading.pending:
+                    reading.read()  # the FIN has come with the last bytes
                 if reading.pending or not reading.open:
                     changed = True
                 if not reading.open:
@@ -116,7 +119,7 @@ def copy_by_poll(link: Link) -> None:
 
 def interest(reading: Direction, writing: Direction) -> int:
     """What to ask poll about a socket that one direction reads and the other writes."""
-    events = POLLIN if reading.open and not reading.pending else 0
+    events = POLLIN | POLLRDHUP if reading.open and not reading.pending else 0
     return events | POLLOUT if writing.pending else events
 
 
