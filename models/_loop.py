@@ -200,7 +200,5 @@ class Loop:
             log.warning(f"client refused: {self.poller.limit}", peer_name(accepted))
             accepted.close()
             return
-        accepted.setblocking(False)
-        self.slot.accepted()
-        self.slot.enter(RELAY)
+        self.slot.accepted(RELAY)
         Opening(self, accepted).start()

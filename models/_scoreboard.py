@@ -266,10 +266,10 @@ class Slot:
         """As its master sees it."""
         return bool(self._memory[self._at + LEAVING * WORD])
 
-    def accepted(self) -> None:
+    def accepted(self, state: int = HANDSHAKE) -> None:
         """One more connection. The last one to take a client calls for another worker."""
         self._counts[self._connections] += 1
-        self.enter(HANDSHAKE)
+        self.enter(state)
         if self.master and not self._board.anybody_waits():
             with suppress(ProcessLookupError):  # it has been killed; this client is served all the same
                 os.kill(self.master, signal.SIGCHLD)
