@@ -32,6 +32,8 @@ from tunnel.errors import ProtocolError
 from tunnel.log import describe
 from tunnel.session import Flow, Session
 
+POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: a FIN has come, behind what can be read
 BEATS = 1.0  # seconds between signs of life while nothing moves
 EARLY = 0.01  # seconds by which the kernel may end a call before its time: it counts in jiffies
 GONE = os.EX_UNAVAILABLE  # exit code of a child whose destination has gone
@@ -79,14 +81,13 @@ def copy_by_poll(link: Link) -> None:
     silent, pause = 0.0, min(idle, BEATS)  # seconds
     # fig: copy by poll
     poller = select.poll()
-    watched: tuple[int, int] | None = None
-    accepted_fd = accepted.fileno()
+    changed = True  # what the poller is to be asked for
+    accepted_fd, dialled_fd = accepted.fileno(), dialled.fileno()
     while up.open or down.open:
-        wanted = interest(up, down), interest(down, up)
-        if wanted != watched:
-            poller.register(accepted, wanted[0])
-            poller.register(dialled, wanted[1])
-            watched = wanted
+        if changed:
+            poller.register(accepted_fd, interest(up, down))
+            poller.register(dialled_fd, interest(down, up))
+            changed = False
         ready = poller.poll(pause * 1000)
         slot.beat()
         silent = 0.0 if ready else silent + pause
@@ -94,17 +95,22 @@ def copy_by_poll(link: Link) -> None:
             raise TimeoutError(f"nothing moved for {idle:g} s")
         for fd, events in ready:
             reading, writing = (up, down) if fd == accepted_fd else (down, up)
-            if writing.pending and events & ~select.POLLIN:
+            if writing.pending and events & ~POLLIN:
                 writing.send(writing.pending)
+                changed = True
                 if not writing.open:
                     writing.pass_on_fin(reading)
-            if reading.open and not reading.pending and events & ~select.POLLOUT:
+            if reading.open and not reading.pending and events & ~POLLOUT:
                 reading.read()
+                if events & POLLRDHUP and reading.open and not reading.pending:
+                    reading.read()  # the FIN has come with the last bytes
+                if reading.pending or not reading.open:
+                    changed = True
                 if not reading.open:
                     reading.pass_on_fin(writing)
-            elif events & select.POLLERR:
+            elif events & POLLERR:
                 raise failure_of(reading.source)
-            elif events & select.POLLHUP:
+            elif events & POLLHUP:
                 poller.unregister(fd)  # it has ended both ways; poll would say so again and again
     # end fig
     if up.broken or down.broken:
@@ -113,8 +119,8 @@ def copy_by_poll(link: Link) -> None:
 
 def interest(reading: Direction, writing: Direction) -> int:
     """What to ask poll about a socket that one direction reads and the other writes."""
-    events = select.POLLIN if reading.open and not reading.pending else 0
-    return events | select.POLLOUT if writing.pending else events
+    events = POLLIN | POLLRDHUP if reading.open and not reading.pending else 0
+    return events | POLLOUT if writing.pending else events
 
 
 def failure_of(sock: socket.socket) -> OSError:
@@ -316,7 +322,6 @@ def copy_by_fork(link: Link) -> None:
         for fd in (result, tell):
             os.close(fd)
         signal.signal(signal.SIGCHLD, before)
-        link.slot.catch_up()
     if words:
         raise ProtocolError(words.decode())
     if pair.failures:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from tunnel.session import Flow
+from tunnel.flow import EMPTY, Flow
 
 NOW = socket.MSG_DONTWAIT
 
@@ -46,7 +46,7 @@ class Direction:
         self.count = count  # is told of the bytes of each read
         self.source = source
         self.destination = destination
-        self.pending = memoryview(b"")
+        self.pending = EMPTY
         self.blocked = False  # what a loop last asked its poller for: the destination, not the source
         self.open = True
         self.ended = False  # the source has sent its FIN
@@ -72,8 +72,9 @@ class Direction:
         """Sends what it can of `view`, or of what was pending; the rest is pending."""
         if view:
             try:
-                view = view[self.destination.send(view, NOW) :]
+                sent = self.destination.send(view, NOW)
                 self.moves += 1
+                view = view[sent:] if sent < len(view) else EMPTY
             except BlockingIOError:
                 pass
             except (BrokenPipeError, ConnectionResetError):
@@ -81,7 +82,7 @@ class Direction:
                 self.open, self.broken, self.pending = False, True, view[:0]
                 return
         self.pending = view
-        self.open = bool(view) or not self.ended
+        self.open = not self.ended or bool(view)
 
     def pass_on_fin(self, other: Direction) -> None:
         """Once it is not open: the FIN, unless `other` has ended too, since then close sends it."""

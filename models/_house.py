@@ -73,8 +73,7 @@ class House:
 
     def admit(self, client: Client) -> None:
         """One more, just accepted."""
-        self.slot.accepted()
-        self.slot.enter(RELAY)
+        self.slot.accepted(RELAY)
         task = self.loop.create_task(client.run())
         self._clients[task] = client
         task.add_done_callback(self._leave)

@@ -25,6 +25,7 @@ from models._resolver import OnFound, Resolver
 from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from tunnel.address import Address
+from tunnel.connection import accept_from
 from tunnel.log import log, peer_name
 from tunnel.session import FIRST_PAYLOAD_WAIT
 
@@ -178,7 +179,7 @@ class Loop:
         accept = self.server.accept
         for _ in range(ACCEPTS_AT_ONCE):
             try:
-                accepted, _ = listener.accept()
+                accepted = accept_from(listener)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -199,7 +200,5 @@ class Loop:
             log.warning(f"client refused: {self.poller.limit}", peer_name(accepted))
             accepted.close()
             return
-        accepted.setblocking(False)
-        self.slot.accepted()
-        self.slot.enter(RELAY)
+        self.slot.accepted(RELAY)
         Opening(self, accepted).start()

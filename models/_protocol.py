@@ -221,7 +221,7 @@ class Client:
         try:
             for address in await addresses_of(dial, target):
                 try:
-                    dialled.sock = sock = dial.start(address)
+                    dialled.sock = sock = dial.start(address, socket.socket)
                     await in_time(connected(sock), dial.timeout)
                 except OSError as error:
                     failure = error

@@ -20,6 +20,7 @@ from models._direction import abort
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
+from tunnel.connection import Connection, adopt
 from tunnel.dial import Dial, seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
@@ -59,7 +60,7 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
 class Dialled(Dial):
     """A dial that has its connection already, whatever the target."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Connection) -> None:
         super().__init__()
         self._sock = sock
 
@@ -78,8 +79,7 @@ def rehearse(server: Server) -> None:
     stage = copy(server)
     slot = server.scoreboard.take()
     for _ in range(REHEARSALS):
-        client, accepted = socket.socketpair()
-        target, dialled = socket.socketpair()
+        (client, accepted), (target, dialled) = connected_pair(), connected_pair()
         with client, target:
             for end, words in ((client, service.rehearsal.client), (target, service.rehearsal.target)):
                 end.sendall(words)
@@ -91,12 +91,17 @@ def rehearse(server: Server) -> None:
     server.scoreboard.forget(slot)
 
 
+def connected_pair() -> tuple[socket.socket, Connection]:
+    near, far = socket.socketpair()
+    return near, adopt(far.detach())
+
+
 def connect(server: Server, slot: Slot, session: Session, accepted: socket.socket) -> socket.socket | None:
     """From accept to a dialled connection; None if there is none and the client knows all it may."""
     timeouts = server.service.timeouts
     deadline = time.monotonic() + timeouts.handshake
     try:
-        target = read_opening(server, slot, session, accepted, deadline)
+        target = session.target or read_opening(server, slot, session, accepted, deadline)
     except ClientLeft:
         return None
     except ProtocolError as error:
@@ -132,27 +137,28 @@ def read_opening(
         slot.enter(RELAY)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
         deadline = time.monotonic() + idle
-    while session.target is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
-            )
+    while True:
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
             if server.stop.impatient:
                 raise ClientLeft from None
-            slot.beat()
-            continue
+        else:
+            if not n:
+                opening.eof()
+                raise ClientLeft
+            slot.count_up(n)
+            if view := opening.buffer_updated(n):
+                send_all(slot, accepted, view, idle)
+            if opening.target is not None:
+                return opening.target
+            if not session.dials:
+                deadline = time.monotonic() + idle
         slot.beat()
-        if not n:
-            opening.eof()
-            raise ClientLeft
-        slot.count_up(n)
-        send_all(slot, accepted, opening.buffer_updated(n), idle)
-        if not session.dials:
-            deadline = time.monotonic() + idle
-    return session.target
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
+            )
 
 
 def send_all(slot: Slot, accepted: socket.socket, view: memoryview, idle: float) -> None:

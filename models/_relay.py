@@ -22,28 +22,29 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from models._direction import Direction, abort
+from models._direction import NOW, Direction, abort
 from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
 if TYPE_CHECKING:
+    from models._deadlines import Deadlines
     from models._loop import Callback, Loop
     from models._resolver import Found
 
 Machine = TypeVar("Machine", "Opening", "Relay")
-P = ParamSpec("P")
+Arguments = TypeVarTuple("Arguments")
 
 
-def guarded(step: Callable[Concatenate[Machine, P], None]) -> Callable[Concatenate[Machine, P], None]:
+def guarded(step: Callable[[Machine, *Arguments], None]) -> Callable[[Machine, *Arguments], None]:
     """A step whose failure cuts its client; the loop goes on."""
 
-    def run(machine: Machine, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def run(machine: Machine, *args: *Arguments) -> None:
         try:
-            step(machine, *args, **kwargs)
+            step(machine, *args)
         except (ProtocolError, OSError) as error:
             machine.cut(error)
 
@@ -61,7 +62,7 @@ def is_connected(sock: socket.socket) -> bool:
 class Opening:
     """A client from accept to a dialled connection."""
 
-    __slots__ = ("_addresses", "_deadline", "_loop", "_session", "_talk", "accepted", "dialled")
+    __slots__ = ("_addresses", "_deadline", "_expiry", "_loop", "_session", "_talk", "accepted", "dialled")
 
     def __init__(self, loop: Loop, accepted: socket.socket) -> None:
         self._loop = loop
@@ -69,13 +70,14 @@ class Opening:
         self._talk = Direction(session.opening, accepted, accepted, loop.slot.count_up)
         self._addresses: deque[SockAddr] = deque()
         self._deadline = time.monotonic() + loop.handshakes.length
+        self._expiry: Deadlines[Opening] | None = None
         self.accepted = accepted
         self.dialled: socket.socket | None = None
         loop.join(self)
 
     def start(self) -> None:
         if self._session.target is None:
-            (self._loop.handshakes if self._session.dials else self._loop.talks).set(self)
+            self._expire_by(self._loop.handshakes if self._session.dials else self._loop.talks)
             self._loop.poller.on_readable(self.accepted.fileno(), self.on_request)
         else:
             self._resolve()
@@ -110,11 +112,23 @@ class Opening:
         if not talk.open:
             self.close()
         elif self._session.target is not None and not full:
-            self._loop.handshakes.cancel(self)
-            poller.on_readable(fd, None)
+            poller.on_readable(fd, self.on_early)
             self._resolve()
         elif not self._session.dials:
-            self._loop.talks.set(self)
+            self._expire_by(self._loop.talks)
+
+    def on_early(self) -> None:
+        """More has come, and there is no connection yet to send it to. Few clients do that, so the others
+        stay watched, which costs nothing."""
+        self._loop.poller.on_readable(self.accepted.fileno(), None)
+
+    def _expire_by(self, deadlines: Deadlines[Opening] | None) -> None:
+        """From now on by this one, and no longer by the one before."""
+        if self._expiry is not None:
+            self._expiry.cancel(self)
+        self._expiry = deadlines
+        if deadlines is not None:
+            deadlines.set(self)
 
     def on_stop(self) -> None:
         """The server ends: a client that has not said where to go has nothing to lose."""
@@ -132,7 +146,7 @@ class Opening:
     def _answer(self, answer: bytes | memoryview) -> None:
         """Sends the few bytes of a handshake, which a new connection's buffer has always room for."""
         if answer:
-            self.accepted.send(answer)
+            self.accepted.send(answer, NOW)
 
     @guarded
     def _drain(self, error: Exception) -> None:
@@ -145,7 +159,7 @@ class Opening:
 
     def _resolve(self) -> None:
         assert self._session.target is not None
-        self._loop.connects.set(self)
+        self._expire_by(self._loop.connects)
         self._loop.resolve(self._session.target, self.on_found)
 
     def on_found(self, found: Found) -> None:
@@ -163,7 +177,7 @@ class Opening:
         code = self.dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if not code and not is_connected(self.dialled):
             return  # it was ready for somebody else, whose number this was a moment ago
-        self._loop.connects.cancel(self)
+        self._expire_by(None)
         self._loop.poller.on_writable(self.dialled.fileno(), None)
         if code:
             self._hang_up()
@@ -185,7 +199,7 @@ class Opening:
                 failure = error
                 continue
             if poller.admits(self.dialled.fileno()):
-                self._loop.connects.set(self)
+                self._expire_by(self._loop.connects)
                 poller.on_writable(self.dialled.fileno(), self.on_connected)
                 return
             self._hang_up()
@@ -210,7 +224,7 @@ class Opening:
         self._answer(self._session.answer(None))
         if self._session.patience:
             self._loop.poller.on_readable(self.accepted.fileno(), self.on_first_payload)
-            self._loop.greetings.set(self)
+            self._expire_by(self._loop.greetings)
         else:
             self.on_patience_over()
 
@@ -236,15 +250,13 @@ class Opening:
         self._leave()
         self._session.up.release()
         self._hang_up()
+        self._loop.poller.forget(self.accepted.fileno())
         self.accepted.close()
 
     def _leave(self) -> None:
-        """Takes this client out of everything that knows it."""
-        loop = self._loop
-        for deadlines in (loop.handshakes, loop.talks, loop.connects, loop.greetings):
-            deadlines.cancel(self)
-        loop.poller.forget(self.accepted.fileno())
-        loop.leave(self)
+        """Takes this client out of everything that knows it, but for the poller."""
+        self._expire_by(None)
+        self._loop.leave(self)
 
 
 class Relay:

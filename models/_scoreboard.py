@@ -9,7 +9,7 @@
 
 The states lie side by side, so that "does anybody wait for a client?" is one look at a few bytes. A
 worker that takes a client while nobody else waits tells its master with a SIGCHLD: look after your
-children. So a pool grows when it must, and not a second later.
+children. So a pool grows when it must, and not a second later. Process titles follow at their leisure.
 
 Rules: a slot has one writer at a time: whoever starts its owner, then the owner. Readers lock nothing:
 a number is written whole, two numbers may be of different moments. No such fact lives anywhere else.
@@ -20,10 +20,11 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-import time
 from _thread import RLock, get_native_id
 from contextlib import suppress
+from math import inf
 from struct import Struct
+from time import monotonic, time
 from typing import NamedTuple
 
 from models._title import set_title
@@ -49,12 +50,11 @@ MAGIC = b"unpt\2\0\0\0"
 HEADER = Struct("=8sIIdQQQ32s16s")  # magic, slots, pid, started, connections, up, down, model, command
 TOTALS, TOTALS_AT = Struct("=QQQ"), 24  # within HEADER: connections, up, down
 SLOT = Struct("=IIQQQdd?")  # pid, tid, connections, up, down, since, beat, leaving
-OWNER = Struct("=II")  # parts of SLOT, and where they begin
-COUNT, CONNECTIONS_AT, UP_AT, DOWN_AT = Struct("=Q"), 8, 16, 24
-TIMES, TIMES_AT = Struct("=dd"), 32
-BEAT, BEAT_AT = Struct("=d"), 40
-LEAVING_AT = 48
+OWNER = Struct("=II")  # where SLOT begins
+WORD = 8  # bytes; the rest of SLOT in words, up to LEAVING
+CONNECTIONS, UP, DOWN, SINCE, BEAT, LEAVING = range(1, 7)
 ALIGN = 64  # bytes; no two owners write to one cache line
+TITLE_EVERY = 1.0  # seconds; to set a title costs as much as to enter ten states
 
 
 def up_to_line(size: int) -> int:
@@ -99,7 +99,7 @@ class Scoreboard:
             os.ftruncate(self._fd, size)
         board = Board(mmap.mmap(self._fd, size), slots)
         board.memory[: HEADER.size] = HEADER.pack(
-            MAGIC, slots, os.getpid(), time.time(), 0, 0, 0, model.encode(), command.encode()
+            MAGIC, slots, os.getpid(), time(), 0, 0, 0, model.encode(), command.encode()
         )
         self.board = board
         self._lock = RLock()  # a handler of SIGCHLD may give back what the main thread is about to take
@@ -149,6 +149,9 @@ class Board:
         self.slots = slots
         self.states = up_to_line(HEADER.size)
         self.first = self.states + up_to_line(slots)
+        words = memoryview(memory)
+        self.counts = words.cast("Q")
+        self.times = words.cast("d")
 
     def waiting(self) -> int:
         states = self.memory[self.states : self.states + self.slots]
@@ -156,8 +159,12 @@ class Board:
 
     def anybody_waits(self) -> bool:
         """True if somebody waits for a client."""
-        end = self.states + self.slots
-        return any(self.memory.find(state, self.states, end) >= 0 for state in WAITING_BYTES)
+        find, first = self.memory.find, self.states
+        end = first + self.slots
+        for state in WAITING_BYTES:  # noqa: SIM110 - each client asks; a generator would be half of it
+            if find(state, first, end) >= 0:
+                return True
+        return False
 
     def totals(self) -> Totals:
         _, slots, pid, started, connections, up, down, model, command = HEADER.unpack_from(self.memory)
@@ -181,12 +188,17 @@ class Slot:
 
     __slots__ = (
         "_at",
+        "_beat",
         "_board",
         "_connections",
+        "_counts",
         "_down",
         "_memory",
+        "_since",
         "_state_at",
-        "_title",
+        "_times",
+        "_title_at",
+        "_titles",
         "_up",
         "master",
         "number",
@@ -198,74 +210,81 @@ class Slot:
         self._board = board
         self._memory = board.memory
         self._state_at = board.states + number
-        self._at = board.first + number * ALIGN
+        self._at = at = board.first + number * ALIGN
+        self._counts, self._times = board.counts, board.times
+        self._connections, self._up, self._down, self._since, self._beat = (
+            at // WORD + word for word in (CONNECTIONS, UP, DOWN, SINCE, BEAT)
+        )
         self.number = number
-        self._title: str | None = None
+        self._titles: dict[int, str] = {}  # by state
+        self._title_at = inf  # monotonic seconds; when to set it next
         self.seat = 0  # of a pool's worker: which of them it is; its successor gets the same
         self.watched = False  # somebody kills the owner if it gives no sign of life
         self.master = 0  # pid that wants to know when nobody waits any more
-        self._connections = self._up = self._down = 0
 
     def begin(self) -> None:
         """Before the owner exists: the slot is taken, and counts as waiting."""
-        now = time.monotonic()
+        now = monotonic()
         SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now, False)
         self._memory[self._state_at] = IDLE
 
     def own(self, title: str | None = None, master: int = 0) -> None:
-        """In the owner, as soon as it runs. `title`: its process's, shown with its state (ps)."""
+        """In the owner, as soon as it runs. `title`: its process's, shown with its state (ps).
+
+        The state there is at most a second old; `tunnel status` has it at once.
+        """
         self.master = master
-        self._title = title
+        if title:
+            self._titles = {state: f"{title} [{word}]" for state, word in SHOWN.items()}
+            self._title_at = 0.0
         OWNER.pack_into(self._memory, self._at, os.getpid(), get_native_id())
 
     def enter(self, state: int) -> None:
         """From now on the owner is in `state`."""
         self._memory[self._state_at] = state
-        if self._title and state in SHOWN:
-            set_title(f"{self._title} [{SHOWN[state]}]")
-        now = time.monotonic()
-        TIMES.pack_into(self._memory, self._at + TIMES_AT, now, now)
+        times = self._times
+        times[self._since] = times[self._beat] = now = monotonic()
+        if now >= self._title_at:
+            self._set_title(now)
 
     def beat(self) -> None:
         """The owner lives, in the same state as before."""
-        BEAT.pack_into(self._memory, self._at + BEAT_AT, time.monotonic())
+        self._times[self._beat] = now = monotonic()
+        if now >= self._title_at:
+            self._set_title(now)
+
+    def _set_title(self, now: float) -> None:
+        if title := self._titles.get(self._memory[self._state_at]):
+            set_title(title)
+            self._title_at = now + TITLE_EVERY
 
     def leave(self) -> None:
         """The owner accepts no more."""
-        self._memory[self._at + LEAVING_AT] = True
+        self._memory[self._at + LEAVING * WORD] = True
 
     def leaves(self) -> bool:
         """As its master sees it."""
-        return bool(self._memory[self._at + LEAVING_AT])
+        return bool(self._memory[self._at + LEAVING * WORD])
 
-    def accepted(self) -> None:
+    def accepted(self, state: int = HANDSHAKE) -> None:
         """One more connection. The last one to take a client calls for another worker."""
-        self._connections += 1
-        COUNT.pack_into(self._memory, self._at + CONNECTIONS_AT, self._connections)
-        self.enter(HANDSHAKE)
+        self._counts[self._connections] += 1
+        self.enter(state)
         if self.master and not self._board.anybody_waits():
             with suppress(ProcessLookupError):  # it has been killed; this client is served all the same
                 os.kill(self.master, signal.SIGCHLD)
 
     def count_up(self, n: int) -> None:
         """So many bytes more from accepted to dialled. One writer: who copies this way."""
-        self._up += n
-        COUNT.pack_into(self._memory, self._at + UP_AT, self._up)
+        self._counts[self._up] += n
 
     def count_down(self, n: int) -> None:
         """So many bytes more from dialled to accepted. One writer: who copies this way."""
-        self._down += n
-        COUNT.pack_into(self._memory, self._at + DOWN_AT, self._down)
+        self._counts[self._down] += n
 
     def moved(self) -> int:
         """Bytes so far, either way, by every process that counts in this slot."""
-        entry = self.entry()
-        return entry.up + entry.down
-
-    def catch_up(self) -> None:
-        """Another process has counted in this slot: from here on this one does."""
-        entry = self.entry()
-        self._up, self._down = entry.up, entry.down
+        return self._counts[self._up] + self._counts[self._down]
 
     def entry(self) -> Entry:
         """As a reader sees it."""

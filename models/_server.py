@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
+from tunnel.connection import accept_from
 from tunnel.dial import Dial, seconds
 from tunnel.drain import Drain
 from tunnel.log import log
@@ -116,7 +117,7 @@ class Accept:
         slot.enter(ACCEPT)
         while not self._stop.asked() and self.left != 0:
             try:
-                accepted, _ = (self._only or self._ready()).accept()
+                accepted = accept_from(self._only or self._ready())
             except BlockingIOError:
                 slot.beat()
             except OSError as error:

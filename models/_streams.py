@@ -190,7 +190,7 @@ class Client:
         try:
             for address in await addresses_of(dial, target):
                 try:
-                    stream = Stream(dial.start(address))
+                    stream = Stream(dial.start(address, socket.socket))
                 except OSError as error:
                     failure = error
                     continue

@@ -111,8 +111,7 @@ class Clients:
     def admit(self, accepted: socket.socket) -> None:
         """Serves one connection and closes it."""
         self.server.accept.taken()
-        self._slot.accepted()
-        self._slot.enter(RELAY)
+        self._slot.accepted(RELAY)
         self.number += 1
         self._scheduler.spawn(self._serve(accepted))
 

@@ -31,6 +31,7 @@ from models._pump import serve_client
 from models._scoreboard import ACCEPT, Slot
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._watch import WatchfulPool
+from tunnel.connection import accept_from, adopt
 from tunnel.dial import seconds
 
 
@@ -76,7 +77,7 @@ class Dispatcher(WatchfulPool):
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            self._clients.append(listener.accept()[0])
+            self._clients.append(accept_from(listener))
             self.server.accept.taken()
         except BlockingIOError:  # it has left already (UNP 16.6)
             return
@@ -118,7 +119,7 @@ def receive(server: Server, slot: Slot, channel: socket.socket) -> socket.socket
         while True:
             try:
                 fds = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)[1]
-                return socket.socket(fileno=fds[0]) if fds else None
+                return adopt(fds[0]) if fds else None
             except BlockingIOError:
                 slot.beat()
     return None

@@ -45,6 +45,12 @@ def ipv4_bytes(host: str) -> bytes | None:
     return packed if ".".join(map(str, packed)) == host else None
 
 
+@lru_cache(1024)
+def ipv4_text(packed: bytes) -> str:
+    """The dotted quad of 4 bytes."""
+    return ".".join(map(str, packed))
+
+
 def ipv6_bytes(host: str) -> bytes | None:
     """The 16 bytes of an IPv6 literal (RFC 4291 section 2.2, no zone), or None."""
     if ":" not in host:
@@ -114,7 +120,7 @@ def unpack(header: bytes | memoryview) -> tuple[Address, int] | None:
     if port == 0:
         raise HandshakeError("port 0: expected 1 to 65535")
     if kind == ATYP_IPV4:
-        host = ".".join(map(str, packed))
+        host = ipv4_text(packed)
     elif kind == ATYP_IPV6:
         host = ipv6_text(packed)
     else:

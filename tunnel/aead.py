@@ -53,7 +53,8 @@ class Sealer(Flow):
         self._remember = remember
         self._cipher: Aead | None = None
         self._counter = 0
-        self.prepend(head)
+        if head:
+            self.prepend(head)
 
     def prepend(self, head: bytes) -> None:
         """Puts `head` before whatever comes next. Only before the first `get_buffer`."""

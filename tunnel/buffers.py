@@ -29,8 +29,9 @@ def take(size_class: int) -> memoryview:
 
 def give(size_class: int, buffer: memoryview) -> None:
     """Takes back what `take(size_class)` returned."""
-    if len(_free[size_class]) < KEPT[size_class]:
-        _free[size_class].append(buffer)
+    free = _free[size_class]
+    if len(free) < KEPT[size_class]:
+        free.append(buffer)
 
 
 def next_class(size_class: int, read: int, filled: int) -> int:

@@ -18,6 +18,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from tunnel.address import Address, encode_name, ipv4_bytes, ipv6_bytes
+from tunnel.connection import Connection
 from tunnel.errors import HandshakeError
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
@@ -98,16 +99,10 @@ class Dial:
 
     def addresses(self, target: Address) -> list[SockAddr]:
         """What to try, in order, at least one. Blocks for a name. Raises OSError."""
-        found: list[SockAddr] = []
-        failure: OSError | None = None
-        for place in self._servers or (target,):
-            try:
-                found += resolve(place)
-            except OSError as error:
-                failure = error
-        if failure and not found:
-            raise failure
-        if self._allows is None or self._servers:
+        if self._servers:
+            return self._of_servers()
+        found = resolve(target)
+        if self._allows is None:
             return found
         allowed = [address for address in found if self._allows(address[0])]
         if not allowed:
@@ -116,9 +111,24 @@ class Dial:
             )
         return allowed
 
-    def start(self, address: SockAddr) -> socket.socket:
-        """A non-blocking socket whose connection is in progress, or made. Raises OSError."""
-        sock = self._socket(address)
+    def _of_servers(self) -> list[SockAddr]:
+        found: list[SockAddr] = []
+        failure: OSError | None = None
+        for place in self._servers:
+            try:
+                found += resolve(place)
+            except OSError as error:
+                failure = error
+        if failure and not found:
+            raise failure
+        return found
+
+    def start(self, address: SockAddr, kind: type[socket.socket] = Connection) -> socket.socket:
+        """A non-blocking socket whose connection is in progress, or made. Raises OSError.
+
+        `kind`: somebody else's loop counts on all that a `socket.socket` has.
+        """
+        sock = self._socket(address, kind)
         try:
             sock.setblocking(False)
             code = sock.connect_ex(address)
@@ -130,7 +140,7 @@ class Dial:
         return sock
 
     def _connect(self, address: SockAddr) -> socket.socket:
-        sock = self._socket(address)
+        sock = self._socket(address, Connection)
         try:
             # connect(2) gives up after SO_SNDTIMEO: one call, where settimeout() would add a poll
             # to every later call on this socket.
@@ -144,9 +154,9 @@ class Dial:
             raise
         return sock
 
-    def _socket(self, address: SockAddr) -> socket.socket:
+    def _socket(self, address: SockAddr, kind: type[socket.socket]) -> socket.socket:
         family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = kind(family, socket.SOCK_STREAM)
         if self._no_delay:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock

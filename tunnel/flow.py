@@ -40,8 +40,9 @@ class Flow:
         buffer = self._in
         if buffer is None:
             self._in = buffer = take(self._in_class)
-            buffer[: self._filled] = self._rest
-            self._rest = b""
+            if self._rest:
+                buffer[: self._filled] = self._rest
+                self._rest = b""
         return buffer[self._filled : SIZES[self._in_class]]
 
     def buffer_updated(self, n: int) -> memoryview:
@@ -63,9 +64,6 @@ class Flow:
                 self._rest = bytes(self._in[: self._filled])
             give(self._in_class, self._in)
             self._in = None
-        self._release_out()
-
-    def _release_out(self) -> None:
         if self._out is not None:
             give(self._out_class, self._out)
             self._out = None
@@ -73,7 +71,8 @@ class Flow:
     def _output(self) -> memoryview:
         """An output buffer of the input's class: both codecs' output fits, thanks to ROOM."""
         if self._out is None or self._out_class != self._in_class:
-            self._release_out()
+            if self._out is not None:
+                give(self._out_class, self._out)
             self._out_class = self._in_class
             self._out = take(self._in_class)
         return self._out

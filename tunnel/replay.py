@@ -4,7 +4,7 @@
     +--------+-------------------------------+-------------------------------+
     | header | generation 0: 2^21 salts' room | generation 1: 2^21 salts' room |
     +--------+-------------------------------+-------------------------------+
-      which one is filled, how many are in it, how many replays there were
+      turns (which one is filled), salts in that one, replays so far
 
 A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line
 with room. Both generations are asked, one is filled; after 2^20 salts the other one is emptied and filled
@@ -33,8 +33,8 @@ LINES = 1 << 18  # of a generation: it is half full at most
 LINE = Struct("=8Q")
 SLOT = Struct("=Q")
 SALT = Struct("=QQ")  # its first 16 bytes; others have 32
-MAGIC = b"unpsalt\1"
-COUNTS, COUNTS_AT = Struct("=IIQ"), len(MAGIC)  # the generation that is filled, salts in it, replays
+MAGIC = b"unpsalt\2"
+COUNTS, COUNTS_AT = Struct("=IIQ"), len(MAGIC)  # turns from one generation to the other, salts in it, replays
 
 
 def flock(kind: int) -> bytes:
@@ -93,18 +93,20 @@ class SaltMemory:
 
     def _add(self, mark: int, line: int) -> bool:
         memory = self._memory
-        filled, salts, replays = COUNTS.unpack_from(memory, COUNTS_AT)
+        turns, salts, replays = COUNTS.unpack_from(memory, COUNTS_AT)
+        filled = turns & 1
         room = self._room(filled, mark, line)
-        if room is None or self._room(1 - filled, mark, line) is None:
-            COUNTS.pack_into(memory, COUNTS_AT, filled, salts, replays + 1)
+        # Until the first turn the other one is empty: a look at it would only make pages of it.
+        if room is None or (turns and self._room(1 - filled, mark, line) is None):
+            COUNTS.pack_into(memory, COUNTS_AT, turns, salts, replays + 1)
             return False
         if salts >= GENERATION:
-            filled, salts = 1 - filled, 0
+            turns, salts, filled = turns + 1, 0, 1 - filled
             self._empty(filled)
             room = self._room(filled, mark, line)
             assert room is not None
         SLOT.pack_into(memory, room, mark)
-        COUNTS.pack_into(memory, COUNTS_AT, filled, salts + 1, replays)
+        COUNTS.pack_into(memory, COUNTS_AT, turns, salts + 1, replays)
         return True
 
     def _room(self, generation: int, mark: int, line: int) -> int | None:

@@ -91,8 +91,7 @@ class EpollServer:
         accept = self.server.accept
         if status == 0:
             accept.taken()
-            self.slot.accepted()
-            self.slot.enter(RELAY)
+            self.slot.accepted(RELAY)
             Request(self, listener.accept()).start()
             if accept.left == 0:
                 self.server.stop.retire()

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from models.epoll.core import Loop, spare_descriptor
 from models.epoll.linux import POLLIN, POLLOUT
 from models.epoll.stream import StatusCb, Stream
+from tunnel.connection import accept_from
 from tunnel.dial import Dial, SockAddr
 
 
@@ -56,7 +57,7 @@ class Listener(Stream):
     def server_io(self, _events: int) -> None:
         assert self.connection_cb
         try:
-            self.accepted_fd, _ = self.sock.accept()
+            self.accepted_fd = accept_from(self.sock)
         except BlockingIOError:
             return  # another process was faster, or the client has left (UNP 16.6)
         except OSError as error:
@@ -92,7 +93,7 @@ def emfile_trick(loop: Loop, sock: socket.socket) -> None:
     os.close(loop.emfile_fd)
     with contextlib.suppress(OSError):  # EAGAIN: nobody waits any more
         while True:
-            sock.accept()[0].close()
+            accept_from(sock).close()
     loop.emfile_fd = spare_descriptor()
 
 

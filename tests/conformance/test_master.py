@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from models import MODELS
+from models._scoreboard import ACCEPT
 from tests.conformance.conftest import MakeRig
 from tests.conformance.test_workers import server_of
 from tests.harness.rig import SERVE, Rig
@@ -23,6 +24,7 @@ from tests.harness.stream import Stream, Task, exchange, pattern
 from tests.harness.targets import Target
 from tests.harness.tree import child_pids, holdings, is_alive, members, stop, wait_until
 from tests.harness.wire import Credentials
+from tunnel.status import board_of
 
 pytestmark = [pytest.mark.ends(SERVE), pytest.mark.pools]
 LOCKS = ("prefork-fcntl", "prefork-mutex")
@@ -342,10 +344,9 @@ def test_whole_server_that_was_stopped_and_goes_on_kills_nobody(make_rig: MakeRi
 
 def holder_of_lock(rig: Rig) -> int:
     """The one that is in accept; all others wait for the lock."""
-    for pid in child_pids(rig.pid):
-        if "[accept]" in " ".join(psutil.Process(pid).cmdline()):
-            return pid
-    raise AssertionError("nobody is in accept")
+    board = board_of(str(rig.pid))
+    assert board
+    return next(entry.pid for entry in board.entries() if entry.state == ACCEPT)
 
 
 @pytest.mark.only(*LOCKS)
@@ -469,7 +470,8 @@ def test_titles_say_who_does_what(make_rig: MakeRig) -> None:
     assert title(rig.pid) == f"tunnel: {rig.model} master"
     wait_until(lambda: numbers() == {"0", "1", "2"}, 2.0, "three workers, each with a number")
     near, far = rig.open()
-    assert title(server_of(rig, near)).endswith("[relay]")
+    serves = server_of(rig, near)
+    wait_until(lambda: title(serves).endswith("[relay]"), 4.0, "the title follows the state")
     near.close()
     far.close()
     kill(rig, next(pid for pid in pids() if "worker 1 " in title(pid)))

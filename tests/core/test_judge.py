@@ -146,3 +146,13 @@ def test_what_is_bound_here_is_the_machines_own() -> None:
     assert is_own("127.0.0.1")
     assert not is_own("192.0.2.1")
     assert not is_own("2001:db8::1")
+
+
+def test_an_address_that_the_machine_gets_later_is_closed_from_then_on() -> None:
+    own: set[str] = set()
+    judge = Judge([], own.__contains__)
+    assert judge.allows("93.184.216.34")
+    own.add("93.184.216.34")
+    assert not judge.allows("93.184.216.34")
+    own.clear()
+    assert judge.allows("93.184.216.34")

@@ -72,6 +72,19 @@ def test_a_generation_at_least_is_known(small: Callable[[], SaltMemory]) -> None
     assert memory.add(salts[0]), "and what is older than two makes room"
 
 
+def test_memory_is_made_by_salts_and_not_by_looking_for_them() -> None:
+    """A page is made by touching it; each salt is looked for, and written, on one page of its own."""
+    memory = SaltMemory()
+    pages = {0}
+    for number in range(200):
+        salt = os.urandom(16)
+        assert memory.add(salt)
+        assert not memory.add(salt)
+        line = int.from_bytes(salt[8:], "little") % replay.LINES
+        pages.add((replay.FIRST + line * replay.LINE.size) // replay.FIRST)
+        assert os.fstat(memory.fileno()).st_blocks * 512 <= len(pages) * replay.FIRST, number
+
+
 def test_of_processes_that_race_exactly_one_has_it_new() -> None:
     memory = SaltMemory()
     salts = [os.urandom(16) for _ in range(2000)]
