@@ -25,6 +25,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
+from models._bare_thread import BareThread
 from models._direction import Direction
 from models._scoreboard import Slot
 from tunnel.dial import seconds
@@ -125,15 +126,10 @@ def failure_of(sock: socket.socket) -> OSError:
 
 def copy_by_threads(link: Link) -> None:
     """One direction in a thread of its own, the other in this one."""
-    import threading  # noqa: PLC0415 - only a model with threads pays for it (see tunnel/log.py)
-
     answer(link)
     pair = Pair(link)
-    downward = threading.Thread(target=pair.run, args=[pair.downward, pair.wake], daemon=True)
-    try:
-        downward.start()
-    except RuntimeError as error:  # pthread_create(3): the system has no more threads to give
-        raise OSError(None, str(error)) from None
+    downward = BareThread()
+    downward.start(pair.run, pair.downward, pair.wake)
     pair.run(pair.upward, pair.wake)
     downward.join()
     if pair.failures:

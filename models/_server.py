@@ -53,11 +53,10 @@ class Workers(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """What the two sides of a connection could say, for `_pump.rehearse`."""
+    """What the two sides of a connection could say, for `_rehearsal.rehearse`."""
 
-    client: bytes  # accepted side: an opening
-    target: bytes  # dialled side: a short reply
-    session: Callable[[], Session]  # as `Service.new_session`, except that it may be told the same twice
+    client: Callable[[], bytes]  # accepted side: an opening, with a salt of its own each time
+    target: Callable[[], bytes]  # dialled side: a short reply
 
 
 class Service(NamedTuple):

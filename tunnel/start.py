@@ -28,7 +28,7 @@ from models._scoreboard import Scoreboard
 from models._server import Rehearsal, Server, Service, Timeouts, Workers
 from models._stop import Renewal, Stop
 from tunnel import config, socks
-from tunnel.address import Address
+from tunnel.address import Address, pack
 from tunnel.aead import Sealer
 from tunnel.config import FORWARD, HANDOVER, LOCAL, RELAY, SERVE, TUNNEL, Values
 from tunnel.dial import Dial, is_own
@@ -148,13 +148,13 @@ class Start:
         if name == TUNNEL:
             secret = config.secret_of(values, self._gatherer.path or "command line")
             new_session = self._session_factory(secret, values)
-            words = self._rehearsal(secret, new_session)
+            words = self._rehearsal(secret)
             allows = judge(command, listeners, values)
         else:
             from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
 
             new_session = service_factory(name, values.get("target"))
-            words = Rehearsal(*REHEARSAL, new_session)
+            words = Rehearsal(lambda: REHEARSAL[0], lambda: REHEARSAL[1])
             allows = None  # the one target is the choice of whoever started the server
         return Service(
             new_session=new_session,
@@ -179,15 +179,14 @@ class Start:
         target: Address = values["target"]
         return lambda: ForwardSession(secret, target)
 
-    def _rehearsal(self, secret: Secret, new_session: Callable[[], Session]) -> Rehearsal:
-        """What both sides of a connection to this end could say (models/_pump.py tells why)."""
-        target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
-        if self._salts is not None:
-            fresh = self._salts.add
-            opening = bytes(ForwardSession(secret, target).up.buffer_updated(0))
-            return Rehearsal(opening, b"x", lambda: ServerSession(secret, lambda _: fresh(os.urandom(16))))
+    def _rehearsal(self, secret: Secret) -> Rehearsal:
+        """What both sides of a connection to this end could say (models/_rehearsal.py tells why)."""
+        target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal goes no further than loopback
+        if self._command == SERVE:
+            request = pack(target) + b"x"
+            return Rehearsal(lambda: bytes(Sealer(secret, request).buffer_updated(0)), lambda: b"x")
         client = socks.request(target) if self._command == LOCAL else b"x"
-        return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)), new_session)
+        return Rehearsal(lambda: client, lambda: bytes(Sealer(secret, b"x").buffer_updated(0)))
 
     def _subject(self, values: Values) -> str:
         name = service_of(self._command, values)

@@ -2,7 +2,7 @@
 
     python docs/experiments/rehearsal.py
 
-Starts `tunnel serve --model=fork` with models._pump.REHEARSALS at 0, 1 and 10, opens connections one
+Starts `tunnel serve --model=fork` with models._rehearsal.REHEARSALS at 0, 1 and 10, opens connections one
 after the other, each with a small request and reply, and reads the kernel's counts for the server and
 its reaped children (/proc/PID/stat, proc(5)). Printed in docs/performance.md.
 """
@@ -26,8 +26,8 @@ CONNECTIONS = 300
 PASSWORD = new_password()
 SERVER = """
 import sys
-import models._pump
-models._pump.REHEARSALS = int(sys.argv[1])
+import models._rehearsal
+models._rehearsal.REHEARSALS = int(sys.argv[1])
 from tunnel.cli import main
 sys.exit(main(["serve", "--model=fork", "--listen=127.0.0.1:" + sys.argv[2], "--password-file=/dev/stdin"]))
 """
