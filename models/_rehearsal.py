@@ -65,7 +65,7 @@ def play(words: Rehearsal, front: socket.socket, back: socket.socket, dials: boo
     """The clients and their targets, one pair after the other, in a child."""
     try:
         for _ in range(REHEARSALS):
-            with socket.create_connection(front.getsockname()) as client:
+            with socket.create_connection(front.getsockname(), PATIENCE) as client:
                 client.sendall(words.client())
                 client.shutdown(socket.SHUT_WR)
                 if dials:
