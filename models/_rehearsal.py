@@ -21,7 +21,7 @@ from models._pump import serve_client
 from models._scoreboard import Slot
 from models._server import Rehearsal, Server
 from tunnel.address import Address
-from tunnel.dial import Dial, seconds
+from tunnel.dial import seconds
 from tunnel.log import describe, log
 
 REHEARSALS = 10  # CPython 3.11 specialises bytecode at the eighth run
@@ -34,9 +34,8 @@ def rehearse(server: Server, serve: Callable[[Server, Slot, socket.socket], None
     try:
         with loopback() as front, loopback() as back:
             # The server itself, and no copy of it: bytecode is specialised for one layout of an object.
-            server.service = service._replace(
-                dial=Dial(servers=[Address(*back.getsockname())]), copy=service.copy or "poll"
-            )
+            dial = service.rehearsal.dial(Address(*back.getsockname()))
+            server.service = service._replace(dial=dial, copy=service.copy or "poll")
             pid = os.fork()
             if pid == 0:
                 play(service.rehearsal, front, back, service.new_session().dials)
@@ -66,7 +65,7 @@ def play(words: Rehearsal, front: socket.socket, back: socket.socket, dials: boo
     try:
         for _ in range(REHEARSALS):
             with socket.create_connection(front.getsockname(), PATIENCE) as client:
-                client.sendall(words.client())
+                client.sendall(words.client(Address(*back.getsockname())))
                 client.shutdown(socket.SHUT_WR)
                 if dials:
                     target, _ = back.accept()

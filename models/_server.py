@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
+from tunnel.address import Address
 from tunnel.dial import Dial, seconds
 from tunnel.drain import Drain
 from tunnel.log import log
@@ -55,8 +56,9 @@ class Workers(NamedTuple):
 class Rehearsal(NamedTuple):
     """What the two sides of a connection could say, for `_rehearsal.rehearse`."""
 
-    client: Callable[[], bytes]  # accepted side: an opening, with a salt of its own each time
+    client: Callable[[Address], bytes]  # accepted side: an opening, for this target where it may choose one
     target: Callable[[], bytes]  # dialled side: a short reply
+    dial: Callable[[Address], Dial]  # to this target, or to this server whatever the target
 
 
 class Service(NamedTuple):

@@ -154,7 +154,7 @@ class Start:
             from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
 
             new_session = service_factory(name, values.get("target"))
-            words = Rehearsal(lambda: REHEARSAL[0], lambda: REHEARSAL[1])
+            words = Rehearsal(lambda _: REHEARSAL[0], lambda: REHEARSAL[1], to_server)
             allows = None  # the one target is the choice of whoever started the server
         return Service(
             new_session=new_session,
@@ -181,16 +181,23 @@ class Start:
 
     def _rehearsal(self, secret: Secret) -> Rehearsal:
         """What both sides of a connection to this end could say (models/_rehearsal.py tells why)."""
-        target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal goes no further than loopback
+
+        def sealed(plain: bytes) -> bytes:
+            return bytes(Sealer(secret, plain).buffer_updated(0))
+
         if self._command == SERVE:
-            request = pack(target) + b"x"
-            return Rehearsal(lambda: bytes(Sealer(secret, request).buffer_updated(0)), lambda: b"x")
-        client = socks.request(target) if self._command == LOCAL else b"x"
-        return Rehearsal(lambda: client, lambda: bytes(Sealer(secret, b"x").buffer_updated(0)))
+            return Rehearsal(lambda target: sealed(pack(target) + b"x"), lambda: b"x", lambda _: Dial())
+        opening = socks.request if self._command == LOCAL else (lambda _: b"x")
+        return Rehearsal(opening, lambda: sealed(b"x"), to_server)
 
     def _subject(self, values: Values) -> str:
         name = service_of(self._command, values)
         return f"method {values['method']}" if name == TUNNEL else f"service {name}"
+
+
+def to_server(server: Address) -> Dial:
+    """Goes there, whatever the target."""
+    return Dial(servers=[server])
 
 
 def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:

@@ -35,7 +35,9 @@ class Stage:
             new_session=new_session,
             dial=Dial(),
             timeouts=Timeouts(handshake=10.0, idle=10.0),
-            rehearsal=Rehearsal(lambda: b"question", lambda: b"answer"),
+            rehearsal=Rehearsal(
+                lambda _: b"question", lambda: b"answer", lambda server: Dial(servers=[server])
+            ),
             workers=Workers(1, 1),
             max_requests=None,
             heartbeat=60.0,
