@@ -52,6 +52,7 @@ DEAR = {
         "unittest",
         "email",
         "random",
+        "difflib",
         "shutil",
         "bz2",
         "lzma",
