@@ -25,6 +25,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
+from models._bare_thread import BareThread
 from models._direction import Direction
 from models._scoreboard import Slot
 from tunnel.dial import seconds
@@ -35,6 +36,7 @@ from tunnel.session import Flow, Session
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: a FIN has come, behind what can be read
 BEATS = 1.0  # seconds between signs of life while nothing moves
+LULL = 1.0  # seconds of silence after which a direction gives its buffers back
 EARLY = 0.01  # seconds by which the kernel may end a call before its time: it counts in jiffies
 GONE = os.EX_UNAVAILABLE  # exit code of a child whose destination has gone
 GOOD, BAD = b"+", b"-"  # how the direction of the parent has ended
@@ -131,15 +133,10 @@ def failure_of(sock: socket.socket) -> OSError:
 
 def copy_by_threads(link: Link) -> None:
     """One direction in a thread of its own, the other in this one."""
-    import threading  # noqa: PLC0415 - only a model with threads pays for it (see tunnel/log.py)
-
     answer(link)
     pair = Pair(link)
-    downward = threading.Thread(target=pair.run, args=[pair.downward, pair.wake], daemon=True)
-    try:
-        downward.start()
-    except RuntimeError as error:  # pthread_create(3): the system has no more threads to give
-        raise OSError(None, str(error)) from None
+    downward = BareThread()
+    downward.start(pair.run, pair.downward, pair.wake)
     pair.run(pair.upward, pair.wake)
     downward.join()
     if pair.failures:
@@ -158,10 +155,12 @@ class Pair:
         self.failures: list[Exception] = []
         self.cut = False  # somebody has called `wake`
         self.is_whole = self.was_not_cut  # asked when a source has ended
-        pause = seconds(min(link.idle, BEATS) if link.slot.watched else link.idle)
+        lull = min(link.idle, LULL)
+        pause = min(link.idle, BEATS) if link.slot.watched else link.idle
+        self.lull, self.rest = seconds(lull), seconds(pause - lull or lull)
         for sock in self.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pause)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, self.lull)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(pause))
 
     def upward(self) -> None:
         session, accepted, dialled, *_ = self.link
@@ -176,7 +175,7 @@ class Pair:
         self, flow: Flow, source: socket.socket, destination: socket.socket, count: Callable[[int], None]
     ) -> None:
         # fig: copy by threads
-        while n := self.receive(source, flow.get_buffer()):
+        while n := self.receive(source, flow):
             count(n)
             self.send_all(destination, flow.buffer_updated(n))
         if self.is_whole(source):
@@ -189,13 +188,25 @@ class Pair:
         other one, in send; to this one it looks like an end."""
         return not self.failures and not (source in self.sending and is_dead(source))
 
-    def receive(self, source: socket.socket, buffer: memoryview) -> int:
+    def receive(self, source: socket.socket, flow: Flow) -> int:
         """recv that gives up once neither direction has moved for the idle time."""
         while True:
             try:
-                return source.recv_into(buffer)
+                return source.recv_into(flow.get_buffer())
             except BlockingIOError:
-                self.check_idle()
+                flow.release()
+                self.wait_for(source)
+
+    def wait_for(self, source: socket.socket) -> None:
+        """Blocks in recv without a buffer: who waits longer than a lull should own none."""
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, self.rest)
+        waiting = True
+        while waiting:
+            self.check_idle()
+            with contextlib.suppress(BlockingIOError):
+                source.recv(1, socket.MSG_PEEK)
+                waiting = False
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, self.lull)
 
     def send_all(self, destination: socket.socket, view: memoryview) -> None:
         """sendall that keeps count: on a timeout the socket module's own forgets what it sent."""

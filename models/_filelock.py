@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import tempfile
 from collections.abc import Callable
 from types import FrameType
 
@@ -26,21 +25,32 @@ class FileLock:
     """Excludes other processes."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._fd = nameless()
 
     def acquire(self, keep_waiting: Callable[[], bool]) -> bool:
         """Locks; False if `keep_waiting()`, asked once a slice, has said no."""
 
         def look(_number: int, _frame: FrameType | None) -> None:
             if not keep_waiting():
-                with tempfile.TemporaryFile() as nobodys:
-                    os.dup2(nobodys.fileno(), self._file.fileno(), inheritable=False)
+                nobodys = nameless()
+                os.dup2(nobodys, self._fd, inheritable=False)
+                os.close(nobodys)
 
         signal.signal(signal.SIGALRM, look)
         signal.setitimer(signal.ITIMER_REAL, SLICE, SLICE)
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX)
         signal.setitimer(signal.ITIMER_REAL, 0)
         return keep_waiting()
 
     def release(self) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+
+def nameless() -> int:
+    """A descriptor of a file that no directory knows."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("tunnel-lock")
+    import tempfile  # noqa: PLC0415 - and with it random, which seeds itself anew in every child
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import random
 import signal
 import sys
 import time
@@ -40,7 +39,7 @@ from itertools import count
 from types import FrameType
 from typing import NoReturn
 
-from models._pump import rehearse
+from models._rehearsal import rehearse
 from models._scoreboard import DIAL, IDLE, WAITING, Slot
 from models._server import Server
 from models._stop import SEND_HOME, die_by, kill_all
@@ -68,11 +67,11 @@ STILLBIRTHS = 5  # in a row are enough
 JITTER = 0.1  # of max_requests, so that not all workers are replaced at once
 
 
-def run_child(work: Callable[[], None]) -> NoReturn:
+def run_child(work: Callable[..., None], *args: object) -> NoReturn:
     """In a process that was just forked: does the work and ends without the parent's clean-up."""
     code = os.EX_SOFTWARE
     try:
-        work()
+        work(*args)
         code = os.EX_OK
     except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
         sys.excepthook(*sys.exc_info())
@@ -207,7 +206,7 @@ class Pool:
             self._start_after = time.monotonic() + TICK
             return None
         if pid == 0:
-            run_child(partial(self._be_worker, slot))
+            run_child(self._be_worker, slot)
         self.workers[pid] = Worker(slot)
         return pid
 
@@ -232,7 +231,7 @@ class Pool:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
         server.drain = Drain()
         if enough := server.service.max_requests:
-            server.accept.left = enough - random.randrange(max(1, int(enough * JITTER)))
+            server.accept.left = enough - random_below(max(1, int(enough * JITTER)))
         assert self.work
         self.work(server, slot)
 
@@ -371,6 +370,11 @@ class Pool:
         elif now >= self._start_after:
             self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
             self._start_after = now + self._pause
+
+
+def random_below(limit: int) -> int:
+    """From 0. The random module would seed itself in every child, at the price of six pages copied."""
+    return int.from_bytes(os.urandom(4), "big") % limit
 
 
 def leave(slot: Slot, master: int) -> None:

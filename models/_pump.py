@@ -12,21 +12,16 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
-from copy import copy
 
 from models._copy import COPIES, Link
 from models._direction import abort
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
-from tunnel.connection import Connection, adopt
-from tunnel.dial import Dial, seconds
+from tunnel.dial import seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
-
-REHEARSALS = 10  # CPython 3.11 specialises bytecode at the eighth run
 
 
 class ClientLeft(Exception):
@@ -55,45 +50,6 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
         accepted.close()
         if dialled is not None:
             dialled.close()
-
-
-class Dialled(Dial):
-    """A dial that has its connection already, whatever the target."""
-
-    def __init__(self, sock: Connection) -> None:
-        super().__init__()
-        self._sock = sock
-
-    def __call__(self, target: Address, between: Callable[[], None]) -> socket.socket:  # noqa: ARG002
-        return self._sock
-
-
-def rehearse(server: Server) -> None:
-    """Serves a made-up client a few times, over socket pairs, before the first fork.
-
-    Whatever happens only once in a process (symbols bound, ciphers looked up, bytecode specialised)
-    writes to memory, and each page written to after a fork is a page copied. Done here, it is done
-    once for all children: a tenth fewer page faults for each (docs/performance.md).
-    """
-    service = server.service
-    stage = copy(server)
-    slot = server.scoreboard.take()
-    for _ in range(REHEARSALS):
-        (client, accepted), (target, dialled) = connected_pair(), connected_pair()
-        with client, target:
-            for end, words in ((client, service.rehearsal.client), (target, service.rehearsal.target)):
-                end.sendall(words)
-                end.shutdown(socket.SHUT_WR)
-            stage.service = service._replace(
-                new_session=service.rehearsal.session, dial=Dialled(dialled), copy=service.copy or "poll"
-            )
-            serve_client(stage, slot, accepted)
-    server.scoreboard.forget(slot)
-
-
-def connected_pair() -> tuple[socket.socket, Connection]:
-    near, far = socket.socketpair()
-    return near, adopt(far.detach())
 
 
 def connect(server: Server, slot: Slot, session: Session, accepted: socket.socket) -> socket.socket | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
+from tunnel.address import Address
 from tunnel.connection import accept_from
 from tunnel.dial import Dial, seconds
 from tunnel.drain import Drain
@@ -54,11 +55,11 @@ class Workers(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """What the two sides of a connection could say, for `_pump.rehearse`."""
+    """What the two sides of a connection could say, for `_rehearsal.rehearse`."""
 
-    client: bytes  # accepted side: an opening
-    target: bytes  # dialled side: a short reply
-    session: Callable[[], Session]  # as `Service.new_session`, except that it may be told the same twice
+    client: Callable[[Address], bytes]  # accepted side: an opening, for this target where it may choose one
+    target: Callable[[], bytes]  # dialled side: a short reply
+    dial: Callable[[Address], Dial]  # to this target, or to this server whatever the target
 
 
 class Service(NamedTuple):

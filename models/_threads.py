@@ -13,13 +13,13 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 
+from models._bare_thread import BareThread
 from models._pump import serve_client
 from models._scoreboard import Slot
 from models._server import Server
-from tunnel.log import log
+from tunnel.log import describe, log
 
 
 class ClientThreads:
@@ -27,18 +27,18 @@ class ClientThreads:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._threads: set[threading.Thread] = set()
+        self._threads: set[BareThread] = set()
 
     def start(self, accepted: socket.socket) -> None:
         """Serves the client in a thread of its own; drops it if there can be none (pthread_create(3))."""
         # fig: a thread for a client
         slot = self._server.scoreboard.take()
-        thread = threading.Thread(target=self._serve, args=(slot, accepted), daemon=True)
+        thread = BareThread()
         self._threads.add(thread)
         try:
-            thread.start()
-        except RuntimeError as error:
-            log.error(f"client dropped: {error}")
+            thread.start(self._serve, thread, slot, accepted)
+        except OSError as error:
+            log.error(f"client dropped: {describe(error)}")
             self._leave(thread, slot)
             accepted.close()
         # end fig
@@ -48,14 +48,14 @@ class ClientThreads:
         for thread in list(self._threads):
             thread.join()
 
-    def _serve(self, slot: Slot, accepted: socket.socket) -> None:
+    def _serve(self, thread: BareThread, slot: Slot, accepted: socket.socket) -> None:
         slot.own()
         try:
             serve_client(self._server, slot, accepted)
         finally:
-            self._leave(threading.current_thread(), slot)
+            self._leave(thread, slot)
 
-    def _leave(self, thread: threading.Thread, slot: Slot) -> None:
+    def _leave(self, thread: BareThread, slot: Slot) -> None:
         self._server.scoreboard.give_back(slot)
         self._threads.discard(thread)
 
@@ -67,18 +67,18 @@ class PoolThreads:
         """Starts them. Raises OSError if there can be none at all."""
         self._work = work
         self.failure: BaseException | None = None  # what one of them could not live with
-        self._threads: list[threading.Thread] = []
+        self._threads: list[BareThread] = []
         size = server.service.workers.most
         for number in range(size):
             slot = server.scoreboard.take()
-            thread = threading.Thread(target=self._run, args=[slot], daemon=True)
+            thread = BareThread()
             try:
-                thread.start()
-            except RuntimeError as error:
+                thread.start(self._run, slot)
+            except OSError as error:
                 server.scoreboard.forget(slot)
                 if not number:
-                    raise OSError(None, str(error)) from None
-                log.warning(f"pool has {number} threads of {size}: {error}")
+                    raise
+                log.warning(f"pool has {number} threads of {size}: {describe(error)}")
                 break
             self._threads.append(thread)
 
@@ -86,7 +86,7 @@ class PoolThreads:
         """Makes those return that block in a system call, once (EINTR); Python then calls again."""
         signal.signal(signal.SIGURG, lambda *_: None)  # ignored, it would interrupt nothing
         for thread in self._threads:
-            if thread.ident and thread.is_alive():
+            if thread.runs():
                 signal.pthread_kill(thread.ident, signal.SIGURG)
 
     def join(self) -> None:

@@ -24,7 +24,8 @@ import signal
 import socket
 
 from models._master import Children, run_child
-from models._pump import rehearse, serve_client
+from models._pump import serve_client
+from models._rehearsal import rehearse
 from models._scoreboard import Slot
 from models._server import Server
 from tunnel.drain import Drain
@@ -32,7 +33,8 @@ from tunnel.log import describe, log
 
 
 def serve(server: Server) -> None:
-    rehearse(server)
+    server.drain = Drain(in_thread=False)  # made here, so that each child finds its own, empty
+    rehearse(server, serve_in_child)
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object
     children = Children(server)
     signal.signal(signal.SIGCHLD, children.reap)
@@ -48,7 +50,7 @@ def serve(server: Server) -> None:
             server.scoreboard.forget(slot)
         else:
             if pid == 0:
-                run_child(lambda: serve_in_child(server, slot, accepted))  # noqa: B023 - at once
+                run_child(serve_in_child, server, slot, accepted)
             children.started(pid, slot)
         accepted.close()
     # end fig
@@ -58,8 +60,8 @@ def serve(server: Server) -> None:
 def serve_in_child(server: Server, slot: Slot, accepted: socket.socket) -> None:
     for listener in server.listeners:
         listener.close()
-    server.drain = Drain(in_thread=False)
     slot.own()
     serve_client(server, slot, accepted)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a drain need not be finished, a transfer must
-    server.drain.finish()
+    if server.drain:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a drain need not be finished, a transfer must
+        server.drain.finish()

@@ -51,6 +51,11 @@ DEAR = {
         "ctypes",
         "unittest",
         "email",
+        "random",
+        "difflib",
+        "shutil",
+        "bz2",
+        "lzma",
     ),
     *("psutil", "tabulate", "vl_convert", "shtab", "hypothesis", "pytest", "compare", "tests"),
 }
@@ -300,10 +305,7 @@ def test_a_running_server_has_imported_only_what_it_serves_with(
 ) -> None:
     loaded = imported_while_serving(model, command, tmp_path)
     name = f"models.{model.replace('-', '_')}"
-    needed = list(imports(file_of(model)))
-    own = brought_by({found.package for found in needed})
-    if any(found.module.startswith("models._threads.") for found in needed):
-        own |= {"threading"}
+    own = brought_by({found.package for found in imports(file_of(model))})
     if model == "prefork-mutex":
         own |= {"ctypes"}  # no other way leads to pthread's mutex
     assert name in loaded, "the import log was not understood"

@@ -29,8 +29,30 @@ from tunnel.keys import METHODS
 from tunnel.log import LEVELS
 
 
+class Formatter(argparse.HelpFormatter):
+    """As wide as the terminal. argparse's own width comes from shutil, which loads three libraries for
+    archives: 35 mappings that each fork of a server would copy (docs/performance.md)."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=columns() - 2)
+
+
+def columns() -> int:
+    """Of the terminal, or as COLUMNS says; 80 where there is neither."""
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        try:
+            return os.get_terminal_size(1).columns
+        except OSError:
+            return 80
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with one line for a mistake, the nearest right word, and EX_USAGE."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(formatter_class=Formatter, **arguments)
 
     def error(self, message: str) -> NoReturn:
         self.exit(os.EX_USAGE, f"{self.prog}: {message}{self._hint(message)}; see {self.prog} --help\n")

@@ -52,6 +52,10 @@ class Drain:
             if self._wake is not None:
                 self._wake.send(b"\0")
 
+    def __len__(self) -> int:
+        """How many sockets it drains."""
+        return len(self._sockets)
+
     def finish(self) -> None:
         """Drains what was added, here and now: for a process that has nothing else to do."""
         scratch = bytearray(SCRATCH)

@@ -11,7 +11,6 @@ Sources: Shadowsocks AEAD (SIP004); OpenSSL EVP_BytesToKey(3); RFC 5869 (HKDF).
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import NamedTuple, Protocol
 
 from cryptography.hazmat.primitives import hashes
@@ -64,6 +63,8 @@ def find_method(name: str) -> Method:
     try:
         return METHODS[name]
     except KeyError:
+        from difflib import get_close_matches  # noqa: PLC0415 - most servers never make this mistake
+
         close = get_close_matches(name, METHODS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(

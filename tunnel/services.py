@@ -20,7 +20,7 @@ from tunnel.session import Session
 MOST_BYTES = 1024 * 1024  # that one line may ask for
 MOST_AT_ONCE = 16 * MOST_BYTES  # that the lines of one read may ask for together
 LONGEST_LINE = 16  # bytes
-REHEARSAL = b"1\n", b"x"  # what both sides of a connection could say (models/_pump.py tells why)
+REHEARSAL = b"1\n", b"x"  # what both sides of a connection could say (models/_rehearsal.py tells why)
 REPLY = memoryview(bytes(range(256)) * (MOST_BYTES // 256))
 
 

@@ -28,7 +28,7 @@ from models._scoreboard import Scoreboard
 from models._server import Rehearsal, Server, Service, Timeouts, Workers
 from models._stop import Renewal, Stop
 from tunnel import config, socks
-from tunnel.address import Address
+from tunnel.address import Address, pack
 from tunnel.aead import Sealer
 from tunnel.config import FORWARD, HANDOVER, LOCAL, RELAY, SERVE, TUNNEL, Values
 from tunnel.dial import Dial, is_own
@@ -148,13 +148,13 @@ class Start:
         if name == TUNNEL:
             secret = config.secret_of(values, self._gatherer.path or "command line")
             new_session = self._session_factory(secret, values)
-            words = self._rehearsal(secret, new_session)
+            words = self._rehearsal(secret)
             allows = judge(command, listeners, values)
         else:
             from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
 
             new_session = service_factory(name, values.get("target"))
-            words = Rehearsal(*REHEARSAL, new_session)
+            words = Rehearsal(lambda _: REHEARSAL[0], lambda: REHEARSAL[1], to_server)
             allows = None  # the one target is the choice of whoever started the server
         return Service(
             new_session=new_session,
@@ -179,19 +179,25 @@ class Start:
         target: Address = values["target"]
         return lambda: ForwardSession(secret, target)
 
-    def _rehearsal(self, secret: Secret, new_session: Callable[[], Session]) -> Rehearsal:
-        """What both sides of a connection to this end could say (models/_pump.py tells why)."""
-        target = Address("192.0.2.1", 9)  # RFC 5737: nobody's; a rehearsal dials nothing
-        if self._salts is not None:
-            fresh = self._salts.add
-            opening = bytes(ForwardSession(secret, target).up.buffer_updated(0))
-            return Rehearsal(opening, b"x", lambda: ServerSession(secret, lambda _: fresh(os.urandom(16))))
-        client = socks.request(target) if self._command == LOCAL else b"x"
-        return Rehearsal(client, bytes(Sealer(secret, b"x").buffer_updated(0)), new_session)
+    def _rehearsal(self, secret: Secret) -> Rehearsal:
+        """What both sides of a connection to this end could say (models/_rehearsal.py tells why)."""
+
+        def sealed(plain: bytes) -> bytes:
+            return bytes(Sealer(secret, plain).buffer_updated(0))
+
+        if self._command == SERVE:
+            return Rehearsal(lambda target: sealed(pack(target) + b"x"), lambda: b"x", lambda _: Dial())
+        opening = socks.request if self._command == LOCAL else (lambda _: b"x")
+        return Rehearsal(opening, lambda: sealed(b"x"), to_server)
 
     def _subject(self, values: Values) -> str:
         name = service_of(self._command, values)
         return f"method {values['method']}" if name == TUNNEL else f"service {name}"
+
+
+def to_server(server: Address) -> Dial:
+    """Goes there, whatever the target."""
+    return Dial(servers=[server])
 
 
 def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:

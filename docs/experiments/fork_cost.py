@@ -2,7 +2,8 @@
 
     python docs/experiments/fork_cost.py
 
-Each line is a fresh interpreter that imports something, freezes the garbage collector's view of it,
+Each line is a fresh interpreter that imports something (the last ones: a `fork` server, and what could
+come with it), freezes the garbage collector's view of it,
 and forks 300 children which exit at once. The difference between lines is what a server that forks
 pays per connection for having imported more. Printed in docs/performance.md.
 """
@@ -11,9 +12,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 FORKS = 300
+ROOT = Path(__file__).parents[2]
 AEAD = "cryptography.hazmat.primitives.ciphers.aead"
+SERVER = "tunnel.cli tunnel.start models.fork"
 IMPORTS = (
     "",
     "socket",
@@ -22,11 +26,15 @@ IMPORTS = (
     f"socket {AEAD} threading",
     f"socket {AEAD} logging",
     f"socket {AEAD} asyncio",
+    SERVER,
+    f"{SERVER} shutil",
+    f"{SERVER} random",
 )
 
 CHILD = """
 import gc, os, resource, sys
-for name in sys.argv[2:]:
+sys.path.insert(0, sys.argv[2])
+for name in sys.argv[3:]:
     __import__(name)
 gc.collect()
 gc.freeze()
@@ -41,16 +49,18 @@ for _ in range(forks):
         os._exit(0)
     os.waitpid(pid, 0)
 after, faults_after = spent()
-print((after - seconds) / forks * 1e6, (faults_after - faults) / forks)
+mappings = sum(1 for _ in open("/proc/self/maps"))
+print((after - seconds) / forks * 1e6, (faults_after - faults) / forks, mappings)
 """
 
 
 def main() -> None:
-    print(f"{'imported':66}{'us/fork':>8}{'faults/child':>14}")
+    print(f"{'imported':66}{'us/fork':>8}{'faults/child':>14}{'mappings':>10}")
     for names in IMPORTS:
-        command = [sys.executable, "-I", "-c", CHILD, str(FORKS), *names.split()]
-        micros, faults = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        print(f"{names or 'nothing':66}{float(micros):8.0f}{float(faults):14.0f}")
+        command = [sys.executable, "-I", "-c", CHILD, str(FORKS), str(ROOT), *names.split()]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)
+        micros, faults, mappings = map(float, ended.stdout.split())
+        print(f"{names or 'nothing':66}{micros:8.0f}{faults:14.0f}{mappings:10.0f}")
 
 
 if __name__ == "__main__":

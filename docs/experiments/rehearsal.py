@@ -2,9 +2,10 @@
 
     python docs/experiments/rehearsal.py
 
-Starts `tunnel serve --model=fork` with models._pump.REHEARSALS at 0, 1 and 10, opens connections one
+Starts `tunnel serve --model=fork` with models._rehearsal.REHEARSALS at 0, 1 and 10, opens connections one
 after the other, each with a small request and reply, and reads the kernel's counts for the server and
-its reaped children (/proc/PID/stat, proc(5)). Printed in docs/performance.md.
+its reaped children (/proc/PID/stat, proc(5)). The first line is what the same process pays for a child
+that exits at once. Printed in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -25,10 +26,25 @@ from tunnel.session import ForwardSession
 CONNECTIONS = 300
 PASSWORD = new_password()
 SERVER = """
-import sys
-import models._pump
-models._pump.REHEARSALS = int(sys.argv[1])
+import gc, os, sys
+import models.fork, models._rehearsal
 from tunnel.cli import main
+
+def fork_and_wait(server):
+    models._rehearsal.rehearse(server, models.fork.serve_in_child)
+    gc.freeze()
+    while accepted := server.accept(server.scoreboard.take()):
+        for _ in range(int(sys.argv[3])):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        accepted.close()
+
+if sys.argv[1] == "bare":
+    models.fork.serve = fork_and_wait
+else:
+    models._rehearsal.REHEARSALS = int(sys.argv[1])
 sys.exit(main(["serve", "--model=fork", "--listen=127.0.0.1:" + sys.argv[2], "--password-file=/dev/stdin"]))
 """
 
@@ -37,27 +53,31 @@ def main() -> None:
     target = socket.create_server(("127.0.0.1", 0), backlog=512)
     threading.Thread(target=answer, args=(target,), daemon=True).start()
     print(f"{'rehearsals':>10}{'faults/child':>14}{'faults/parent':>15}{'us/connection':>15}")
-    for rehearsals in (0, 1, 10):
+    for rehearsals in ("bare", "0", "1", "10"):
         parent, child, micros = measure(rehearsals, Address(*target.getsockname()))
-        print(f"{rehearsals:10}{child:14.0f}{parent:15.0f}{micros:15.0f}")
+        print(f"{rehearsals:>10}{child:14.0f}{parent:15.0f}{micros:15.0f}")
 
 
-def measure(rehearsals: int, target: Address) -> tuple[float, float, float]:
+def measure(rehearsals: str, target: Address) -> tuple[float, float, float]:
     """Page faults of parent and child, and CPU microseconds, for each connection."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     reading, writing = os.pipe()
     os.write(writing, PASSWORD.encode())
     os.close(writing)
-    command = [sys.executable, "-c", SERVER, str(rehearsals), str(port)]
+    command = [sys.executable, "-c", SERVER, rehearsals, str(port), str(CONNECTIONS)]
     with subprocess.Popen(command, stdin=reading, stderr=subprocess.PIPE, text=True) as server:
         os.close(reading)
         assert server.stderr is not None
         while "listens on" not in server.stderr.readline():
             pass
         before = counts(server.pid)
-        for _ in range(CONNECTIONS):
-            talk(port, target)
+        if rehearsals == "bare":
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                sock.recv(1)
+        else:
+            for _ in range(CONNECTIONS):
+                talk(port, target)
         after = settled(server.pid)
         server.terminate()
     parent, child, micros = ((b - a) / CONNECTIONS for a, b in zip(before, after, strict=True))
