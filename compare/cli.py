@@ -37,14 +37,14 @@ from compare.ceiling import CONTENDERS, print_ceilings
 from compare.cluster import Cluster, ClusterFailed
 from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
 from compare.interrupt import Interrupt, Interrupted
-from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
+from compare.plan import FEW, LOCAL_ONES, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
 from compare.servers import AEAD, AGAIN, DIRECT, LOOPBACK, RELAY, ROWS
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
-from tunnel.config import DEFAULT_MODEL
+from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
 from tunnel.keys import DEFAULT_METHOD, METHODS
 
 EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -56,7 +56,7 @@ ROUNDS, DURATION = 5, 0.8
 QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 BY_QUICK = "--quick leaves it out: compare run --scenarios {}"
 FRESH = (  # flags of `compare run` that a run which goes on has been given already
-    *("--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
+    *("--end", "--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
     *("--quick", "--rounds", "--duration", "--seed", "--out"),
 )
 NO_POOL = "the scenario children is for models with a pool"
@@ -259,7 +259,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=chosen(SCENARIOS, "scenario"),
         help="default: all of them; see `compare scenarios`",
     )
-    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks servers on PATH")
+    what.add_argument(
+        "--end",
+        choices=(SERVE, LOCAL),
+        metavar="END",
+        help=f"{SERVE}: servers; {LOCAL}: `tunnel local`, and the peers' clients, before one server that"
+        f" costs next to nothing and is not counted (default: {SERVE})",
+    )
+    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks programs on PATH")
     what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
     what.add_argument(
         "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
@@ -495,7 +502,8 @@ def measure(arguments: argparse.Namespace) -> int:
 
 def begin(arguments: argparse.Namespace, started: float) -> Result | int:
     """The run that was asked for, or the exit code of the mistake in it."""
-    others = [] if arguments.no_peers else peers.found()
+    end = arguments.end or SERVE
+    others = [] if arguments.no_peers else peers.found(end)
     baselines = [] if arguments.no_baselines else [DIRECT, RELAY, AEAD]
     models, left_out = runnable(arguments.models or list(MODELS))
     if arguments.models and left_out:
@@ -506,23 +514,33 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
         return complain(arguments, f"--null {arguments.null}: not among the models to measure", os.EX_USAGE)
     twice = arguments.null or (DEFAULT_MODEL if DEFAULT_MODEL in models else models[0])
     null = [] if arguments.no_null else [f"{twice}{AGAIN}"]
+    if end == LOCAL and (odd := [name for name in arguments.scenarios or () if name not in LOCAL_ONES]):
+        text = f"--end {LOCAL} has no scenario {odd[0]}: expected some of {','.join(LOCAL_ONES)}"
+        return complain(arguments, text, os.EX_USAGE)
     first_impression = arguments.quick and not arguments.scenarios
     if first_impression:
-        left_out |= {name: BY_QUICK.format(name) for name in SCENARIOS if name not in QUICK}
+        known = SCENARIOS if end == SERVE else LOCAL_ONES
+        left_out |= {name: BY_QUICK.format(name) for name in known if name not in QUICK}
     settings = schema.Settings(
-        scenarios=arguments.scenarios or list(QUICK if first_impression else SCENARIOS),
+        scenarios=arguments.scenarios or default_scenarios(end, first_impression),
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),
         duration=arguments.duration or (QUICK_DURATION if arguments.quick else DURATION),
         seed=int(started) if arguments.seed is None else arguments.seed,
         method=arguments.method,
         most=QUICK_MOST if first_impression else {},
         points={} if arguments.scenarios else FEW,
+        end=end,
     )
     rows = chosen_rows([*models, *null], others, baselines)
     if not make_plan(rows, settings.scenarios, 1, 0):
         pools = ",".join(name for name in models_with_pools() if name not in models)
         return complain(arguments, f"nothing to measure: {NO_POOL}: expected some of {pools}", os.EX_USAGE)
     return begun(rows, settings, left_out)
+
+
+def default_scenarios(end: str, first_impression: bool) -> list[str]:
+    everything = QUICK if first_impression else SCENARIOS
+    return [name for name in everything if end == SERVE or name in LOCAL_ONES]
 
 
 def runnable(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -26,6 +26,7 @@ SHOCK = 1000  # connects at once
 AS_POINT = 0  # as many clients at once as the point says
 SPARE = 100  # descriptors that a server or the generator needs besides those of its clients
 ALL_LOADS = (DIRECT, RELAY)
+WITH_AEAD = (*ALL_LOADS, AEAD)
 
 
 class Scenario(NamedTuple):
@@ -41,6 +42,9 @@ class Scenario(NamedTuple):
     few: tuple[float, ...] = ()  # those that a run of everything takes
     clients: int = 1  # at once: a design that cannot is left out
     part: float = 1.0  # of a sample's duration
+    local: bool = (
+        False  # clients of `tunnel local` can be loaded so: by the part of the generator that has SOCKS5
+    )
 
     def has(self, row: Row) -> bool:
         """True if that row makes sense here."""
@@ -67,8 +71,8 @@ MOST_OPEN = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE) // 2  # two 
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("bulk-up", "one stream from the client", "CPU-s/GB, MB/s", (DIRECT, RELAY, AEAD)),
-        Scenario("bulk-down", "one stream to the client", "CPU-s/GB, MB/s", (DIRECT, RELAY, AEAD)),
+        Scenario("bulk-up", "one stream from the client", "CPU-s/GB, MB/s", WITH_AEAD, local=True),
+        Scenario("bulk-down", "one stream to the client", "CPU-s/GB, MB/s", WITH_AEAD, local=True),
         Scenario(
             "bulk-both", "one connection, both ways at once", "CPU-s/GB, MB/s", ALL_LOADS, most=2, part=0.5
         ),
@@ -87,6 +91,7 @@ SCENARIOS = {
             "short connections, one after the other",
             "CPU us/connection, connections/s",
             ALL_LOADS,
+            local=True,
         ),
         Scenario(
             "connections-concurrent",
@@ -101,6 +106,7 @@ SCENARIOS = {
             "64 bytes each way on an open connection",
             "p50, p99, max, CPU us/request",
             ALL_LOADS,
+            local=True,
         ),
         Scenario(
             "load",
@@ -166,6 +172,7 @@ SCENARIOS = {
 }
 FEW = {name: list(scenario.few) for name, scenario in SCENARIOS.items() if scenario.few}
 QUICK = ("bulk-up", "bulk-down", "connections", "ping-pong", "memory")  # scenarios of a first impression
+LOCAL_ONES = tuple(name for name, scenario in SCENARIOS.items() if scenario.local)
 QUICK_MOST = {"memory": 1}
 
 
@@ -186,8 +193,10 @@ def make_plan(
     most: Mapping[str, int] | None = None,
     *,
     points: Mapping[str, Sequence[float]] | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Planned]:
-    """All samples of a run in their order; `most`: rounds that are enough, `points`: by scenario."""
+    """All samples of a run in their order. By scenario, `most`: rounds that are enough; `points`; `only`:
+    names of the rows that take part."""
     axes = {name: entry.points for name, entry in SCENARIOS.items()} | dict(points or {})
     enough = {name: entry.most or rounds for name, entry in SCENARIOS.items()} | dict(most or {})
     chance = random.Random(seed)
@@ -198,6 +207,7 @@ def make_plan(
             for scenario in scenarios
             if number <= enough[scenario]
             for row in rows
+            if row.name in (only or {}).get(scenario, (row.name,))
             for point in SCENARIOS[scenario].points_of(row, axes[scenario])
         ]
         chance.shuffle(block)

@@ -37,8 +37,9 @@ from compare.plan import (
     Planned,
 )
 from compare.schema import Sample, Settings, Worker
-from compare.servers import AEAD, DIRECT, PEER, RELAY, ROWS, Server, ServerFailed
+from compare.servers import AEAD, BASELINE, DIRECT, PEER, RELAY, ROWS, Row, Server, ServerFailed
 from compare.validity import why_invalid, why_limited
+from tunnel.config import LOCAL, SERVE
 
 KILLED_BY_SIGTERM = f"exit code {-signal.SIGTERM:d}"  # of other people's servers no more is expected
 HELD = 10  # connections that the memory scenario opens
@@ -76,7 +77,7 @@ def take(planned: Planned, settings: Settings, bench: Bench, interrupt: Interrup
     sample = Sample(planned.row, planned.scenario, planned.round, point=planned.point)
     try:
         if planned.row == AEAD:
-            sample.figures = take_aead(settings, bench)
+            sample.figures = take_aead(planned.scenario, settings, bench)
         elif planned.row == DIRECT:
             take_direct(sample, settings, bench)
         else:
@@ -88,12 +89,28 @@ def take(planned: Planned, settings: Settings, bench: Bench, interrupt: Interrup
     return sample
 
 
-def take_aead(settings: Settings, bench: Bench) -> dict[str, float]:
-    return bench.order("aead", method=settings.method, duration=settings.duration / 2)
+def take_aead(scenario: str, settings: Settings, bench: Bench) -> dict[str, float]:
+    """Sealing and opening, and as `cpu` the one of them that bytes of that scenario need at that end."""
+    found = bench.order("aead", method=settings.method, duration=settings.duration / 2)
+    opens = (scenario == "bulk-up") == (settings.end == SERVE)
+    return {**found, "cpu": found["opening_ns" if opens else "sealing_ns"] / 1e9}
+
+
+def speech(row: Row, settings: Settings, service: bool = False) -> dict[str, Any]:
+    """How the generator speaks to that row: sealed, plain, or SOCKS5.
+
+    What leads to the target without the tunnel is spoken to as the target itself is.
+    """
+    plain = {"method": None, "password": None}
+    sealed = {"method": settings.method, "password": servers.PASSWORD}
+    if settings.end == LOCAL:
+        return sealed if row.kind == BASELINE else plain | {"socks": True}
+    return plain if service or row.name == DIRECT else sealed
 
 
 def take_direct(sample: Sample, settings: Settings, bench: Bench) -> None:
-    bench.order("open", port=bench.target_port, target=bench.target_port, method=None, password=None)
+    how = speech(ROWS[DIRECT], settings)
+    bench.order("open", port=bench.target_port, target=bench.target_port, **how)
     orders = orders_of(sample, settings)
     if orders.warm:
         orders.measure["rate"] = bench.order(**orders.warm)["rate"]
@@ -115,16 +132,22 @@ def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Int
         service = ("--service", "bytes")
         workers = None if sample.point is None else int(sample.point)
     with servers.start(
-        row, method, bench.cores.server, interrupt, workers=workers, service=service, address=bench.address
+        row,
+        method,
+        bench.cores.server,
+        interrupt,
+        workers=workers,
+        service=service,
+        address=bench.address,
+        leads_to=bench.target_port if settings.end == LOCAL else None,
     ) as server:
         tree.settle(interrupt, server.pid)
         bench.order(
             "open",
             port=server.port,
             target=bench.target_port,
-            method=None if service else method,
-            password=None if service else servers.PASSWORD,
             fin=row.fin,
+            **speech(row, settings, bool(service)),
         )
         try:
             if sample.scenario == "memory":

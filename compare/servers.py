@@ -2,6 +2,7 @@
 
     start: config file (0600), free port --> python -m tunnel serve --model=NAME --config FILE
                                          --> ss-server, v2ray ...                   peers.py
+           at the other end              --> python -m tunnel local ..., ss-local ...
            the port is listened on       --> ready
     ask:   python -m tunnel status --json --pid PID   --> who served how many, from its scoreboard
     stop:  SIGTERM --> it ends; or after PATIENCE SIGKILL to its whole process group
@@ -30,6 +31,7 @@ from compare import peers
 from compare.cgroup import Group
 from compare.interrupt import Interrupt
 from models import MODELS, Model
+from tunnel.config import LOCAL, SERVE
 
 PASSWORD = "measured-on-loopback-only"  # noqa: S105
 START = 10.0  # seconds from exec to listening
@@ -179,11 +181,12 @@ def start(
     workers: int | None = None,
     service: Sequence[str] = (),
     address: str = LOOPBACK,
+    leads_to: int | None = None,
 ) -> Server:
     """A server that listens. Raises ServerFailed.
 
     workers: the fixed size of its pool. service: arguments that make it one of the book's services,
-    without encryption.
+    without encryption. leads_to: it is the client end, of the Shadowsocks server with that port.
     """
     for attempt in range(ATTEMPTS):
         port = free_port(address)
@@ -191,7 +194,7 @@ def start(
         program = (
             unsealed(row, address, port, service)
             if service
-            else command(row, method, port, folder.name, address)
+            else command(row, peers.Listen(port, method, PASSWORD, folder.name, address, leads_to))
         )
         if workers is not None:
             program += ["--workers", str(workers)]
@@ -211,15 +214,21 @@ def start(
     raise ServerFailed(f"{row.name} did not start: {words}")
 
 
-def command(row: Row, method: str, port: int, folder: str, address: str = LOOPBACK) -> list[str]:
+def command(row: Row, listen: peers.Listen) -> list[str]:
     """How a user starts it. The password stands in a file that only we can read, where there is a way."""
-    listen = peers.Listen(port, method, PASSWORD, folder, address)
     if row.kind == PEER:
-        return peers.PEERS[row.name].command(listen)
+        peer = peers.PEERS[row.name]
+        if listen.server is None:
+            return peer.command(listen)
+        assert peer.client is not None, "peers.found leaves out those without a client"
+        return peer.client.command(listen)
     if row.name == NULL:
-        return [sys.executable, "-m", "compare.null", str(port), method]
+        return [sys.executable, "-m", "compare.null", listen.address, str(listen.port), listen.method]
     path, model = peers.write(listen, peers.shadowsocks_config(listen)), row.name.removesuffix(AGAIN)
-    return [sys.executable, "-m", "tunnel", "serve", f"--model={model}", "--config", path, *allowed(address)]
+    words = [sys.executable, "-m", "tunnel", SERVE, f"--model={model}", "--config", path]
+    if listen.server is None:
+        return [*words, *allowed(listen.address)]
+    return [LOCAL if word == SERVE else word for word in words]
 
 
 def allowed(address: str) -> list[str]:
