@@ -79,6 +79,20 @@ def idle_kb(sample: Sample) -> float | None:
     return (figures["pss"] - figures["pss_idle"]) / figures["held"] / 1e3
 
 
+def beyond_stacks_kb(sample: Sample) -> float | None:
+    """The same without the stacks of its threads."""
+    each, figures = idle_kb(sample), sample.figures
+    if each is None or "stacks" not in figures:
+        return None
+    return each - figures["stacks"] / figures["held"] / 1e3
+
+
+def beside_alone(sample: Sample) -> float | None:
+    """How many times as long small requests take beside a bulk stream, at the 99th percentile."""
+    figures = sample.figures
+    return figures["p99_beside"] / figures["p99_alone"] if figures.get("p99_alone") else None
+
+
 def per_mb(*names: str) -> Callable[[Sample], float | None]:
     """How often for each megabyte, of all these together."""
 
@@ -153,6 +167,8 @@ METRICS = {
         Metric("pss_open", "memory", "10 open", "MB PSS", megabytes("pss_open"), 1),
         Metric("pss_each", "memory", "each", "KB/connection", per_connection_kb),
         Metric("pss_busy", "memory", "busy", "MB PSS", megabytes("pss_busy"), 1),
+        Metric("start_wall", "start", "first reply", "ms", figure("start", 1e-3)),
+        Metric("worker_private", "start", "worker's own", "MB", megabytes("worker_private"), 2),
         Metric("children_even", "children", "evenness", "of 1", even, 3, True),
         Metric("children_cpu", "children", "CPU", "us/connection", per_count("cpu")),
         Metric("children_rate", "children", "rate", "connections/s", rate("count", 1), 0, True, True),
@@ -198,9 +214,11 @@ METRICS = {
         Metric("concurrency_p99", "concurrency", "p99", "us", latency(0.99)),
         Metric("concurrency_cpu", "concurrency", "CPU", "CPU-s/GB", per_gb("cpu"), 3),
         Metric("idle_each", "idle", "each", "KB/connection", idle_kb, 1),
+        Metric("idle_beyond", "idle", "without stacks", "KB/connection", beyond_stacks_kb, 1),
         Metric("idle_first", "idle", "first byte", "us", figure("first_us")),
         Metric("mixed_alone", "mixed", "p99 alone", "us", figure("p99_alone")),
         Metric("mixed_beside", "mixed", "p99 beside", "us", figure("p99_beside")),
+        Metric("mixed_times", "mixed", "beside / alone", "times", beside_alone, 2),
         Metric("mixed_fair", "mixed", "fairness", "of 1", figure("fairness"), 3, True),
         Metric("unp_cpu", "unp", "process control", "CPU-s", figure("cpu"), 3),
         Metric("shock_wall", "shock", "to serve all", "ms", figure("wall", 1e-3)),

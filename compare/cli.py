@@ -40,7 +40,7 @@ from compare.interrupt import Interrupt, Interrupted
 from compare.plan import FEW, LOCAL_ONES, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
-from compare.servers import AEAD, AGAIN, DIRECT, LOOPBACK, RELAY, ROWS
+from compare.servers import AEAD, AGAIN, BARE_FORK, DIRECT, FORK, LOOPBACK, RELAY, ROWS
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
@@ -504,8 +504,8 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
     """The run that was asked for, or the exit code of the mistake in it."""
     end = arguments.end or SERVE
     others = [] if arguments.no_peers else peers.found(end)
-    baselines = [] if arguments.no_baselines else [DIRECT, RELAY, AEAD]
     models, left_out = runnable(arguments.models or list(MODELS))
+    baselines = [] if arguments.no_baselines else baselines_of(models, end)
     if arguments.models and left_out:
         for name, reason in left_out.items():
             complain(arguments, f"{name}: {reason}", os.EX_UNAVAILABLE)
@@ -536,6 +536,11 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
         pools = ",".join(name for name in models_with_pools() if name not in models)
         return complain(arguments, f"nothing to measure: {NO_POOL}: expected some of {pools}", os.EX_USAGE)
     return begun(rows, settings, left_out)
+
+
+def baselines_of(models: Sequence[str], end: str) -> list[str]:
+    """What runs without a server; a bare fork where there is one to be beside."""
+    return [DIRECT, RELAY, AEAD, *([BARE_FORK] if end == SERVE and FORK in models else [])]
 
 
 def default_scenarios(end: str, first_impression: bool) -> list[str]:

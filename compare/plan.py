@@ -16,7 +16,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from compare.servers import AEAD, BASELINE, DIRECT, PEER, RELAY, Row
+from compare.servers import AEAD, BARE_FORK, BASELINE, DIRECT, PEER, RELAY, Row
 
 CHILDREN, CLIENTS, CROWD = 15, 10, 5000  # UNP 30.2's pool, clients at once, connections in all
 HERD = (15, 30, 60, 120)  # sizes of a pool: does it cost to have many wait for the same listener?
@@ -24,6 +24,7 @@ LOAD_CONNECTIONS = 10  # that share an offered load
 MIXED_CONNECTIONS, BULKS = 8, 4  # small requests', and streams for fairness
 SHOCK = 1000  # connects at once
 AS_POINT = 0  # as many clients at once as the point says
+OPEN_FILES = 65_536  # descriptors that are asked for, where the hard limit allows as many
 SPARE = 100  # descriptors that a server or the generator needs besides those of its clients
 ALL_LOADS = (DIRECT, RELAY)
 WITH_AEAD = (*ALL_LOADS, AEAD)
@@ -66,8 +67,21 @@ class Scenario(NamedTuple):
         return [point for point in points if (self.clients or point) <= most]
 
 
+def most_files() -> int:
+    """What `raise_file_limit` can reach."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+
+
+def raise_file_limit() -> None:
+    """For the generator and the target, who inherit it: `tunnel` raises its own, a shell gives 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < most_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files(), hard))
+
+
 UNP = "unp"
-MOST_OPEN = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE) // 2  # two descriptors for each client
+MOST_OPEN = (most_files() - SPARE) // 2  # two descriptors for each client
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -90,7 +104,7 @@ SCENARIOS = {
             "connections",
             "short connections, one after the other",
             "CPU us/connection, connections/s",
-            ALL_LOADS,
+            (*ALL_LOADS, BARE_FORK),
             local=True,
         ),
         Scenario(
@@ -157,6 +171,13 @@ SCENARIOS = {
             points=HERD,
             few=(CHILDREN, HERD[-1]),
             part=0.3,
+        ),
+        Scenario(
+            "start",
+            "from exec to a first client's reply; then an idle worker",
+            "ms, MB of its own",
+            (),
+            most=3,
         ),
         Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(

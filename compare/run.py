@@ -23,7 +23,7 @@ from compare.cgroup import cpu_source
 from compare.cluster import Cluster
 from compare.interrupt import Interrupt, Interrupted
 from compare.peers import PEERS
-from compare.plan import Planned, make_plan
+from compare.plan import Planned, make_plan, raise_file_limit
 from compare.sample import take
 from compare.schema import Result, RowInfo, Settings
 from compare.servers import LOOPBACK, PEER, ROWS, Row
@@ -105,6 +105,7 @@ def run(
     before, started = result.elapsed, time.monotonic()
     progress = Progress(progress_to, len(plan), started)
     result.stopped = UNFINISHED
+    raise_file_limit()
     try:
         sealed = result.settings.method if result.settings.end == LOCAL else None
         with Bench(interrupt, address, cluster, sealed) as bench:

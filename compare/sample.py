@@ -18,12 +18,17 @@ Rules: whatever goes wrong with a server makes its sample invalid, with the reas
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
+import time
 from typing import Any, NamedTuple
 
 from compare import servers, tree
-from compare.bench import Bench, LoadFailed
+from compare.bench import ANSWER, Bench, LoadFailed
+from compare.client import Connection, Endpoint, Failed
 from compare.interrupt import Interrupt
+from compare.load import SHORT as ONE_REQUEST
 from compare.plan import (
     BULKS,
     CHILDREN,
@@ -37,7 +42,7 @@ from compare.plan import (
     Planned,
 )
 from compare.schema import Sample, Settings, Worker
-from compare.servers import AEAD, BASELINE, DIRECT, PEER, RELAY, ROWS, Row, Server, ServerFailed
+from compare.servers import AEAD, BARE_FORK, BASELINE, DIRECT, PEER, RELAY, ROWS, Row, Server, ServerFailed
 from compare.validity import why_invalid, why_limited
 from tunnel.config import LOCAL, SERVE
 
@@ -78,6 +83,8 @@ def take(planned: Planned, settings: Settings, bench: Bench, interrupt: Interrup
     try:
         if planned.row == AEAD:
             sample.figures = take_aead(planned.scenario, settings, bench)
+        elif planned.row == BARE_FORK:
+            take_bare_fork(sample, settings, bench, interrupt)
         elif planned.row == DIRECT:
             take_direct(sample, settings, bench)
         else:
@@ -120,6 +127,21 @@ def take_direct(sample: Sample, settings: Settings, bench: Bench) -> None:
     sample.invalid = why_invalid(sample.figures, sample.service_us or sample.latency_us, 0.0)
 
 
+def take_bare_fork(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt) -> None:
+    """forks.py: one connection makes it begin, and it ends by itself."""
+    row, place = ROWS[BARE_FORK], bench.address
+    with servers.start(row, settings.method, bench.cores.server, interrupt, address=place) as server:
+        tree.settle(interrupt, server.pid)
+        with socket.create_connection((place, server.port)):
+            deadline = time.monotonic() + ANSWER
+            while not server.ended() and time.monotonic() < deadline:
+                interrupt.wait(None, servers.LOOKS)
+        try:
+            sample.figures = json.loads(server.log()[-1])
+        except (ValueError, IndexError):
+            raise ServerFailed(f"{row.name} forked nothing: {server.last_words()}") from None
+
+
 def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt) -> None:
     row, method = ROWS[sample.row], settings.method
     workers: int | None = None
@@ -141,17 +163,17 @@ def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Int
         address=bench.address,
         leads_to=bench.target_port if settings.end == LOCAL else None,
     ) as server:
+        place = {"port": server.port, "target": bench.target_port, "fin": row.fin}
+        how = place | speech(row, settings, bool(service))
+        if sample.scenario == "start":
+            sample.figures["start"] = first_reply({"host": bench.address, **how}) - server.began
         tree.settle(interrupt, server.pid)
-        bench.order(
-            "open",
-            port=server.port,
-            target=bench.target_port,
-            fin=row.fin,
-            **speech(row, settings, bool(service)),
-        )
+        bench.order("open", **how)
         try:
             if sample.scenario == "memory":
                 take_memory(sample, settings, bench, interrupt, server)
+            elif sample.scenario == "start":
+                take_start(sample, bench, interrupt, server)
             elif sample.scenario == "idle":
                 take_idle(sample, bench, interrupt, server)
             else:
@@ -322,14 +344,40 @@ def take_memory(
     figures["pss_busy"] = peak
 
 
+def first_reply(order: dict[str, Any]) -> float:
+    """When the first client that a server has got its whole reply. Raises LoadFailed.
+
+    This process is that client: the generator would first have to be told.
+    """
+    try:
+        connection = Connection(Endpoint(order))
+        try:
+            connection.exchange(1, ONE_REQUEST.up, ONE_REQUEST.down)
+            return time.monotonic()
+        finally:
+            connection.close()
+    except Failed as failure:
+        raise LoadFailed(str(failure)) from None
+
+
+def take_start(sample: Sample, bench: Bench, interrupt: Interrupt, server: Server) -> None:
+    """What the largest of a pool's processes, which have served and wait again, has for itself alone."""
+    bench.order("first")
+    tree.settle(interrupt, server.pid)
+    if ROWS[sample.row].pool and (children := tree.descendants(server.pid)[1:]):
+        sample.figures["worker_private"] = max(map(tree.private, children))
+
+
 def take_idle(sample: Sample, bench: Bench, interrupt: Interrupt, server: Server) -> None:
     """PSS with many connections open, and how long a new one among them waits for its first byte."""
     assert sample.point is not None
     figures = sample.figures
-    figures["pss_idle"] = tree.pss(server.pid)
+    figures["pss_idle"], stacks_idle = tree.pss(server.pid), tree.stacks(server.pid)
     figures["held"] = bench.order("hold", count=int(sample.point))["held"]
     tree.settle(interrupt, server.pid)
-    figures["pss"] = tree.pss(server.pid)
+    figures["pss"], stacks = tree.pss(server.pid), tree.stacks(server.pid)
+    if stacks is not None and stacks_idle is not None:
+        figures["stacks"] = stacks - stacks_idle
     answer = bench.order("first")
     figures["first_us"] = answer["first_us"]
     keep(sample, answer)

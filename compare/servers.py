@@ -46,6 +46,7 @@ STATUS = 10.0  # seconds that `tunnel status` has to answer
 MODEL, PEER, BASELINE, TWICE = "model", "peer", "baseline", "twice"
 AGAIN = " (again)"  # the name of a model's second entry: what differs between the two is noise
 LIBEV, DIRECT, RELAY, AEAD, NULL = "libev", "direct", "relay", "aead", "null"
+FORK, BARE_FORK = "fork", "bare-fork"
 RELAY_MODEL = "thread"  # blocking recv_into and sendall: the cheapest way to copy that this tree has
 # How many clients at once a design can have, besides what its pool says: `select` has two descriptors
 # for each and FD_SETSIZE is 1,024 (UNP 6.8); of processes and threads we ask for no more than these.
@@ -86,6 +87,7 @@ ROWS = {
     DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
     RELAY: Row(RELAY, BASELINE, "-", f"a plain relay without encryption, model {RELAY_MODEL}"),
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
+    BARE_FORK: Row(BARE_FORK, BASELINE, "-", "fork, exit and wait of the process that fork serves from"),
     NULL: Row(NULL, BASELINE, "-", "server and target in one, to load the generator: compare ceiling"),
 }
 ROWS |= {f"{name}{AGAIN}": null_of(ROWS[name]) for name in MODELS}
@@ -107,6 +109,7 @@ class Server:
     ) -> None:
         self.pid = process.pid
         self.port = port
+        self.began = 0.0  # time.monotonic() when it was exec'ed
         self._process = process
         self._folder = folder
         self._group = group
@@ -199,15 +202,21 @@ def start(
         if workers is not None:
             program += ["--workers", str(workers)]
         group = Group.make()
-        process = spawn(program, cores, folder.name, group.procs if group else "")
+        tells, told = os.pipe()
+        process = spawn(program, cores, folder.name, group.procs if group else "", told)
+        os.close(told)
         server = Server(process, port, folder, group)
         try:
+            interrupt.wait(tells, START)
+            server.began = time.monotonic()
             if wait_until_listening(server, interrupt):
                 return server
             words = server.last_words()
         except BaseException:
             server.stop()
             raise
+        finally:
+            os.close(tells)
         server.stop()
         if "in use" not in words or attempt == ATTEMPTS - 1:
             break
@@ -222,6 +231,9 @@ def command(row: Row, listen: peers.Listen) -> list[str]:
             return peer.command(listen)
         assert peer.client is not None, "peers.found leaves out those without a client"
         return peer.client.command(listen)
+    if row.name == BARE_FORK:
+        program = command(ROWS[FORK], listen)
+        return [*program[:2], "compare.forks", *program[3:]]
     if row.name == NULL:
         return [sys.executable, "-m", "compare.null", listen.address, str(listen.port), listen.method]
     path, model = peers.write(listen, peers.shadowsocks_config(listen)), row.name.removesuffix(AGAIN)
@@ -252,23 +264,27 @@ def unsealed(row: Row, address: str, port: int, service: Sequence[str]) -> list[
 
 
 def spawn(
-    program: Sequence[str], cores: Sequence[int], folder: str, group: str = ""
+    program: Sequence[str], cores: Sequence[int], folder: str, group: str, told: int
 ) -> subprocess.Popen[bytes]:
-    """The program on these cores, in a session of its own, its output in a file of `folder`."""
+    """The program on these cores, in a session of its own, its output in a file of `folder`.
+
+    told: the end of a pipe that is closed when the program begins.
+    """
     with open(os.path.join(folder, "log"), "wb") as log:
         return subprocess.Popen(
-            launched(program, cores, group),
+            launched(program, cores, group, str(told)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=(told,),
         )
 
 
-def launched(program: Sequence[str], cores: Sequence[int], group: str = "") -> list[str]:
+def launched(program: Sequence[str], cores: Sequence[int], group: str = "", told: str = "") -> list[str]:
     """The command line that starts `program` by way of launch.py."""
     launcher = [sys.executable, "-I", "-S", compare.launch.__file__]
-    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), group, *program]
+    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), group, told, *program]
 
 
 def wait_until_listening(server: Server, interrupt: Interrupt) -> bool:
