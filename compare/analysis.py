@@ -317,7 +317,7 @@ class Analysis:
         found = verdict(mine, theirs, metric.more_is_better, self.floor(key, point))
         if found != SAME:
             return found
-        first, second = (self._by_round(metric, row, point) for row in (one, other))
+        first, second = (self.by_round(metric, row, point) for row in (one, other))
         ratios = [second[number] / first[number] for number in sorted(first.keys() & second.keys())]
         pair = self._null_pair(metric, point)
         return verdict_of_pairs(ratios, metric.more_is_better, distance(*pair) if pair else 0.0)
@@ -392,7 +392,7 @@ class Analysis:
             return None
         scores: dict[str, list[float]] = {}
         for name in self.servers:
-            rounds = [self._by_round(metric, name) for metric in headlines]
+            rounds = [self.by_round(metric, name) for metric in headlines]
             shared = set.intersection(*(set(found) for found in rounds))
             if shared and all(self.valid(name, metric.scenario) for metric in headlines):
                 scores[name] = [
@@ -405,7 +405,7 @@ class Analysis:
         floor = noise_floor(scores.values())
         return Overall(estimates, ranks(estimates, floor=floor), floor)
 
-    def _by_round(self, metric: Metric, row: str, point: float | None = None) -> dict[int, float]:
+    def by_round(self, metric: Metric, row: str, point: float | None = None) -> dict[int, float]:
         found = ((sample.round, metric.of(sample)) for sample in self.valid(row, metric.scenario, point))
         return {number: value for number, value in found if value}
 

@@ -5,6 +5,8 @@
     diff         what differs between two results, and what only seems to                   diff.py
     list         the results that are there                                                 history.py
     export       a result as CSV, or for pyperf                                             export.py
+    bench        measures what the goals for speed ask, and says which are met              goals.py
+    goals        says it again of results that are there                                    goals.py
     peers        what can be measured beside the models, and how to get it                  peers.py
     scenarios    what it can measure                                                        plan.py
     ceiling      how fast the load generator itself is                                      ceiling.py
@@ -27,10 +29,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Any, NoReturn
 
-from compare import diff, export, peers, report, schema
+from compare import diff, export, goals, peers, report, schema
 from compare.analysis import METRICS, Analysis
 from compare.bench import BenchFailed
 from compare.ceiling import CONTENDERS, print_ceilings
@@ -47,6 +50,7 @@ from tunnel.cli import Parser
 from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
 from tunnel.keys import DEFAULT_METHOD, METHODS
 
+GOALS_FILE = "goals.md"
 EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 EX_FAILED = 1  # a condition of `compare diff --fail-if` holds
 
@@ -148,6 +152,8 @@ def build_parser() -> Parser:
     add_diff(commands)
     add_list(commands)
     add_export(commands)
+    add_bench(commands)
+    add_goals(commands)
     commands.add_parser(
         "peers",
         help="list the servers of others that can be measured too",
@@ -231,6 +237,68 @@ def add_export(commands: Any) -> None:
     )
 
 
+def add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure what the goals for speed ask",
+        description="Measure servers and clients beside libev, go and rust, and say which goals for speed"
+        f" are met. {goals.ROUNDS} rounds take under 20 minutes.",
+        epilog="docs/performance.md says what each goal is.",
+        allow_abbrev=False,
+    )
+    add_length(parser, goals.ROUNDS, goals.DURATION)
+    place = f"{FOLDER}/bench- and the time"
+    parser.add_argument("--out", metavar="DIR", help=f"where to write (default: {place})")
+    add_into(parser)
+
+
+def add_goals(commands: Any) -> None:
+    parser = commands.add_parser(
+        "goals",
+        help="say which goals for speed a result meets",
+        description="Say for each goal for speed whether these results meet it.",
+        epilog="docs/performance.md says what each goal is.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "results",
+        metavar="RESULT",
+        nargs="+",
+        help="of `compare bench`: its folder; or a result.json of servers, one of clients, or both",
+    )
+    parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    add_into(parser)
+
+
+def add_into(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--into",
+        metavar="FILE",
+        help=f"put it into that Markdown file as well, between the lines {goals.BEGIN} and {goals.END}",
+    )
+
+
+def add_length(parser: Any, rounds: int, duration: float, more: str = "") -> None:
+    parser.add_argument(
+        "--rounds",
+        metavar="N",
+        type=at_least(1, int, "a whole number from 1"),
+        help=f"samples of each figure (default: {rounds}{more})",
+    )
+    parser.add_argument(
+        "--duration",
+        metavar="S",
+        type=at_least(0.05, float, "a number of seconds from 0.05"),
+        help=f"seconds of load in each sample (default: {duration:g})",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=at_least(0, int, "a whole number"),
+        help="of the order (default: the time)",
+    )
+
+
 def add_ceiling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
@@ -292,24 +360,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help=f"a first impression in three minutes: {QUICK_ROUNDS} rounds of {QUICK_DURATION:g} s a sample,"
         " without the scenario children, memory once",
     )
-    how.add_argument(
-        "--rounds",
-        metavar="N",
-        type=at_least(1, int, "a whole number from 1"),
-        help=f"samples of each figure (default: {ROUNDS}, which takes all models under half an hour)",
-    )
-    how.add_argument(
-        "--duration",
-        metavar="S",
-        type=at_least(0.05, float, "a number of seconds from 0.05"),
-        help=f"seconds of load in each sample (default: {DURATION:g})",
-    )
-    how.add_argument(
-        "--seed",
-        metavar="N",
-        type=at_least(0, int, "a whole number"),
-        help="of the order (default: the time)",
-    )
+    add_length(how, ROUNDS, DURATION, ", which takes all models under half an hour")
     what.add_argument(
         "--null",
         metavar="MODEL",
@@ -436,6 +487,74 @@ def export_result(arguments: argparse.Namespace) -> int:
     return os.EX_OK
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """Both ends, one after the other: no goal is a ratio between them."""
+    started = time.time()
+    if arguments.into:
+        into(arguments.into, "")  # better now than after minutes of measuring
+    folder = arguments.out or time.strftime(f"{FOLDER}/bench-%Y-%m-%d-%H%M%S", time.localtime(started))
+    length = goals.Length(arguments.rounds or goals.ROUNDS, arguments.duration or goals.DURATION)
+    seed = int(started) if arguments.seed is None else arguments.seed
+    models, left_out = runnable(list(MODELS))
+    interrupt = Interrupt()
+    interrupt.install()
+    results = {}
+    for end in (SERVE, LOCAL):
+        place = os.path.join(folder, end)
+        os.makedirs(place, exist_ok=True)
+        there = [name for name in peers.found(end) if name in goals.PEERS]
+        null = [f"{DEFAULT_MODEL}{AGAIN}"] if end == SERVE else []
+        baselines = [name for name in baselines_of(models, end) if name != DIRECT]
+        plan = goals.settings(end, models, DEFAULT_METHOD, seed, length)
+        results[end] = result = begun(chosen_rows([*models, *null], there, baselines), plan, left_out)
+        run(result, interrupt, partial(keep, place))
+        keep(place, result)
+        if result.stopped:
+            print(f"compare bench: to go on: compare run --resume {shlex.quote(place)}", file=sys.stderr)
+            print(f"compare bench: {end}: {result.stopped}", file=sys.stderr)
+            return EX_INTERRUPTED if result.stopped == INTERRUPTED else os.EX_SOFTWARE
+    analyses = {end: Analysis(result) for end, result in results.items()}
+    save(folder, GOALS_FILE, f"{goals.text(analyses, 'github')}\n")
+    print(goals.text(analyses))
+    print(f"\nwritten to {folder}: {GOALS_FILE}, {SERVE}/{FILE}, {LOCAL}/{FILE}", flush=True)
+    if arguments.into:
+        into(arguments.into, goals.text(analyses, "github"))
+    return os.EX_OK
+
+
+def keep(folder: str, result: Result) -> None:
+    save(folder, FILE, schema.dump(result))
+
+
+def say_goals(arguments: argparse.Namespace) -> int:
+    analyses = {}
+    for name in arguments.results:
+        parts = [os.path.join(name, end) for end in (SERVE, LOCAL)]
+        for place in [part for part in parts if os.path.isdir(part)] or [name]:
+            result = read(place)
+            if result.settings.end in analyses:
+                text = f"{place}: another result of {result.settings.end}: expected one of each end"
+                return complain(arguments, text, os.EX_USAGE)
+            analyses[result.settings.end] = Analysis(result)
+    if arguments.into:
+        into(arguments.into, goals.text(analyses, "github"))
+    print(goals.text(analyses, "github" if arguments.markdown else "simple"), flush=True)
+    return os.EX_OK
+
+
+def into(path: str, made: str) -> None:
+    """Puts it between the markers of that file; of nothing it only asks whether that can be done."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = goals.refreshed(file.read(), made)
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}", os.EX_NOINPUT) from None
+    except ValueError as error:
+        raise Unreadable(f"{path}: {error}", os.EX_DATAERR) from None
+    if made:
+        save(os.path.dirname(path) or ".", os.path.basename(path), document)
+
+
 def ceiling(arguments: argparse.Namespace) -> int:
     models, left_out = runnable(arguments.models or CONTENDERS)
     for name, reason in left_out.items():
@@ -484,12 +603,12 @@ def measure(arguments: argparse.Namespace) -> int:
     run(
         result,
         interrupt,
-        lambda so_far: save(folder, FILE, schema.dump(so_far)),
+        partial(keep, folder),
         address=arguments.server_address,
         cluster=cluster,
     )
     if result.samples:
-        save(folder, FILE, schema.dump(result))
+        keep(folder, result)
         write_reports(result, folder)
     if result.stopped:
         before = "" if result.samples else " before anything was measured"
@@ -584,6 +703,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "diff": compare_results,
     "list": list_results,
     "export": export_result,
+    "bench": bench,
+    "goals": say_goals,
     "peers": print_peers,
     "scenarios": print_scenarios,
     "ceiling": ceiling,
