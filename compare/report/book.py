@@ -204,7 +204,7 @@ def chapter_30(analysis: Analysis) -> Section | Missing:
             sentence += f" and {last} the most ({seconds(above[last], 2)} s); in the book "
             sentence += "thread spends the least and fork the most"
         shown = {row: Dot(above[row], above[row], above[row], f"{above[row]:+.2f} s") for row in order}
-        drawing = dots(shown, "CPU seconds above iterative")
+        drawing = dots(shown, "CPU seconds above iterative", everybody=True)
     grown = herd(analysis)
     return Section("unp", title, f"{sentence}.", [table, *([grown] if grown else [])], drawing)
 

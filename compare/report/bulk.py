@@ -18,7 +18,9 @@ from compare.report.draw import (
     Line,
     decades,
     dots,
+    far_off,
     height,
+    off_the_scale,
     panels,
     rows_axis,
     values,
@@ -109,6 +111,13 @@ def gigabyte(analysis: Analysis) -> Section | Missing:
 
 def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[str]) -> Drawing:
     """A bar a row, user and system; what is no model of ours as a line across."""
+    totals_of = {
+        row: [(float(at), ways[row].total) for at, ways in enumerate(costs.values()) if row in ways]
+        for row in order
+    }
+    off = far_off(totals_of)
+    order = [row for row in order if row not in off]
+    costs = {way: {row: each for row, each in rows.items() if row not in off} for way, rows in costs.items()}
     most = max(found.total for ways in costs.values() for found in ways.values())
 
     def bars(way: str, width: int, labels: bool) -> Spec:
@@ -172,9 +181,10 @@ def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[s
 
     def spec(width: int, narrow: bool) -> Spec:
         if narrow:
-            return {"vconcat": [bars(way, width - LABELS, True) for way in costs]}
+            return {**off_the_scale(off), "vconcat": [bars(way, width - LABELS, True) for way in costs]}
         each = (width - LABELS) // len(costs) - 12
-        return {"hconcat": [bars(way, each, not at) for at, way in enumerate(costs)], "spacing": 24}
+        beside = [bars(way, each, not at) for at, way in enumerate(costs)]
+        return {**off_the_scale(off), "hconcat": beside, "spacing": 24}
 
     return spec
 
