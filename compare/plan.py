@@ -177,7 +177,7 @@ SCENARIOS = {
             "from exec to a first client's reply; then an idle worker",
             "ms, MB of its own",
             (),
-            most=3,
+            most=2,
         ),
         Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(
