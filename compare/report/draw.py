@@ -259,8 +259,7 @@ class Axis(NamedTuple):
 
     def spec(self, domain: tuple[float, float]) -> Spec:
         axis: Spec = {"title": self.title, "format": ",~r", "labelFlush": False}
-        ticks = [tick for tick in self.ticks if domain[0] <= tick <= domain[1]]
-        axis |= {"values": ticks} if ticks else {"tickCount": 4}
+        axis |= {"values": self.ticks} if self.ticks else {"tickCount": 4}
         if self.labels:
             cases = " : ".join(
                 f"datum.value < {tick * 1.01} ? '{text}'" for tick, text in sorted(self.labels.items())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,11 +68,23 @@ def test_clients_are_asked_by_socks_and_what_leads_past_them_is_sealed() -> None
         assert speech(ROWS[row], SETTINGS, service=True)["method"] == METHOD
 
 
-def test_a_client_that_is_no_proxy_is_a_failure(bench: Bench) -> None:
-    """The target speaks Shadowsocks, and closes on a greeting."""
-    order = {"port": bench.target_port, "target": 9, "method": None, "password": None, "socks": True}
-    with pytest.raises(Failed, match=r"SOCKS5|cannot connect"):
-        Connection(Endpoint(order))
+def test_a_client_that_is_no_proxy_is_a_failure() -> None:
+    """One that wants a password is none that can be measured."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(3)
+                accepted.sendall(b"\x05\xff")
+                accepted.recv(1)
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        order = {"port": listener.getsockname()[1], "target": 9, "method": None, "password": None}
+        with pytest.raises(Failed, match="SOCKS5 was answered with 05ff"):
+            Connection(Endpoint({**order, "socks": True}))
+        refusing.join()
 
 
 def test_a_run_of_clients(command: Command, tmp_path: Path) -> None:

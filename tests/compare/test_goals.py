@@ -14,12 +14,13 @@ import pytest
 
 from compare import goals, schema
 from compare.analysis import METRICS, Analysis
-from compare.cli import baselines_of
+from compare.cli import baselines_of, into
 from compare.goals import BEGIN, END, GOALS, NO, NOISE, UNKNOWN, YES, Finding
 from compare.plan import SCENARIOS, make_plan
 from compare.run import chosen_rows
 from compare.schema import Result, Sample
 from compare.servers import AGAIN, DIRECT
+from compare.stats import Estimate
 from models import MODELS
 from tests.compare.conftest import Command
 from tests.compare.made_up import full_result
@@ -119,6 +120,21 @@ def test_a_limit_within_the_noise_is_said_to_be(times: float, met: str) -> None:
     assert finding(made(scaled), "new connection, fork").met == met
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "rounds", "noise", "met"),
+    [
+        (0.85, 0.95, 5, 0.05, YES),
+        (0.85, 1.01, 5, 0.05, YES + NOISE),  # the interval holds the limit
+        (0.85, 0.95, 5, 0.20, YES + NOISE),  # the run's noise is more than the distance
+        (0.90, 0.90, 1, 0.00, YES + NOISE),  # of one round nobody knows
+    ],
+)
+def test_when_a_goal_is_met_surely(low: float, high: float, rounds: int, noise: float, met: str) -> None:
+    assert goals.verdict(Estimate(0.9, low, high, rounds), 1.0, noise) == met
+    above = Estimate(1 / 0.9, 1 / high, 1 / low, rounds)
+    assert goals.verdict(above, 1.0, noise) == met.replace(YES, NO)
+
+
 def test_one_round_is_never_sure() -> None:
     analysis = Analysis(measured([*ROWS, *BESIDE], rounds=1))
     assert all(one.met == UNKNOWN or one.met.endswith(NOISE) for one in goals.found({SERVE: analysis}))
@@ -170,6 +186,14 @@ def test_markers_keep_what_is_around_them() -> None:
     for wrong in ("no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", BEGIN):
         with pytest.raises(ValueError, match="once each"):
             goals.refreshed(wrong, "x")
+
+
+def test_to_ask_whether_a_file_has_markers_does_not_empty_it(tmp_path: Path) -> None:
+    """`compare bench --into` asks before it measures."""
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\nold\n{END}\n")
+    into(str(page), "")
+    assert page.read_text() == f"{BEGIN}\nold\n{END}\n"
 
 
 def test_the_document_that_shows_them_has_the_markers() -> None:

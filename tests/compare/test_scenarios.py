@@ -166,6 +166,7 @@ class Watching(Interrupt):
     def wait(self, fd: int | None, seconds: float) -> bool:
         readable = super().wait(fd, seconds)
         if fd is not None:
+            assert readable
             self.ran = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree.descendants(os.getpid())]
         return readable
 
