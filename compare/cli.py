@@ -246,6 +246,12 @@ def add_bench(commands: Any) -> None:
         epilog="docs/performance.md says what each goal is.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--models",
+        metavar="A,B",
+        type=chosen(MODELS, "model"),
+        help="default: all that can run here; with fewer the best of these is the best model",
+    )
     add_length(parser, goals.ROUNDS, goals.DURATION)
     place = f"{FOLDER}/bench- and the time"
     parser.add_argument("--out", metavar="DIR", help=f"where to write (default: {place})")
@@ -495,7 +501,7 @@ def bench(arguments: argparse.Namespace) -> int:
     folder = arguments.out or time.strftime(f"{FOLDER}/bench-%Y-%m-%d-%H%M%S", time.localtime(started))
     length = goals.Length(arguments.rounds or goals.ROUNDS, arguments.duration or goals.DURATION)
     seed = int(started) if arguments.seed is None else arguments.seed
-    models, left_out = runnable(list(MODELS))
+    models, left_out = runnable(arguments.models or list(MODELS))
     interrupt = Interrupt()
     interrupt.install()
     results = {}
@@ -503,7 +509,7 @@ def bench(arguments: argparse.Namespace) -> int:
         place = os.path.join(folder, end)
         os.makedirs(place, exist_ok=True)
         there = [name for name in peers.found(end) if name in goals.PEERS]
-        null = [f"{DEFAULT_MODEL}{AGAIN}"] if end == SERVE else []
+        null = [f"{DEFAULT_MODEL}{AGAIN}"] if end == SERVE and DEFAULT_MODEL in models else []
         baselines = [name for name in baselines_of(models, end) if name != DIRECT]
         plan = goals.settings(end, models, DEFAULT_METHOD, seed, length)
         results[end] = result = begun(chosen_rows([*models, *null], there, baselines), plan, left_out)
