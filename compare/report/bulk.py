@@ -43,10 +43,12 @@ from compare.report.parts import (
 )
 from compare.schema import Sample
 from compare.servers import AEAD, DIRECT, LIBEV
+from tunnel.config import LOCAL
 
 RELAY = "relay"
 REFERENCES = {LIBEV: ("libev", [1, 0]), RELAY: ("relay, no cipher", [6, 3]), AEAD: ("AEAD alone", [2, 2])}
 WAYS = {"up": "up: opens records", "down": "down: seals records", "both": "both ways at once"}
+OF_A_CLIENT = WAYS | {"up": "up: seals records", "down": "down: opens records"}
 LETTER = 6.2  # pixels of one in the name of a reference, about
 
 
@@ -111,6 +113,7 @@ def gigabyte(analysis: Analysis) -> Section | Missing:
 
 def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[str]) -> Drawing:
     """A bar a row, user and system; what is no model of ours as a line across."""
+    said = OF_A_CLIENT if analysis.result.settings.end == LOCAL else WAYS
     totals_of = {
         row: [(float(at), ways[row].total) for at, ways in enumerate(costs.values()) if row in ways]
         for row in order
@@ -173,7 +176,7 @@ def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[s
             layers.append(here | {"mark": line, "encoding": {"x": at}})
             layers.append(here | {"mark": text, "encoding": {"x": at, "text": {"value": label}}})
         return {
-            "title": {"text": WAYS[way], "offset": 40},
+            "title": {"text": said[way], "offset": 40},
             "width": width,
             "height": height(len(order)),
             "layer": layers,

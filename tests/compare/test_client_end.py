@@ -19,6 +19,9 @@ from compare.diff import warnings
 from compare.interrupt import Interrupt
 from compare.peers import PEERS
 from compare.plan import LOCAL_ONES, Planned
+from compare.report import bulk
+from compare.report.draw import draw
+from compare.report.parts import Section
 from compare.sample import speech, take
 from compare.schema import Sample, Settings
 from compare.servers import AEAD, DIRECT, PEER, RELAY, ROWS
@@ -120,6 +123,20 @@ def test_an_aead_line_of_an_older_file_is_read_as_it_was() -> None:
     found = Analysis(result).estimate("up_cpu", AEAD)
     assert found
     assert found.value == pytest.approx(0.2)
+
+
+def test_a_report_of_clients_says_what_they_do() -> None:
+    result = full_result(["prefork", "libev"], rounds=2)
+    result.rows[1].source = "ss-local"
+    clients = dataclasses.replace(result, settings=dataclasses.replace(result.settings, end=LOCAL))
+    analysis = Analysis(clients)
+    assert "Below 1: less CPU than ss-local for the same work" in report.markdown(analysis)
+    made = bulk.gigabyte(analysis)
+    assert isinstance(made, Section)
+    assert made.drawing
+    drawn = draw(made.drawing, 1020, False, "x")
+    assert ">up: seals records<" in drawn
+    assert ">down: opens records<" in drawn
 
 
 def test_outliers_are_a_line_for_each_scenario() -> None:
