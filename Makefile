@@ -1,4 +1,6 @@
 # make compare   set up, compare all models on this machine, write ./results/.../report.html
+# make bench     set up, measure what the goals for speed ask, and say which are met (20 minutes)
+# make bench-docs   the same, and put the table into docs/performance.md
 # make test      set up, install what the tests need, run lint, types and tests
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 PARALLEL ?= -n 5 --dist worksteal
 SYSTEM_PACKAGES := shadowsocks-libev curl chromium
 
-.PHONY: help compare test test-slow lint system clean wheel
+.PHONY: help compare bench bench-docs test test-slow lint system clean wheel
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,6 +33,12 @@ $(VENV)/installed-for-tests: $(VENV)/installed pyproject.toml
 
 compare: $(VENV)/installed
 	$(BIN)/compare run --quick
+
+bench: $(VENV)/installed
+	$(BIN)/compare bench
+
+bench-docs: $(VENV)/installed
+	$(BIN)/compare bench --into docs/performance.md
 
 test: $(VENV)/installed-for-tests system lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

@@ -37,7 +37,7 @@ GB, MB = 1e9, 1e6
 
 def per_gb(name: str) -> Callable[[Sample], float | None]:
     def of(sample: Sample) -> float | None:
-        if sample.row == AEAD:
+        if sample.row == AEAD and "cpu" not in sample.figures:  # before 1.3 of the schema
             nanoseconds = sample.figures["opening_ns" if sample.scenario == "bulk-up" else "sealing_ns"]
             return nanoseconds / sample.figures["bytes"] if name == "cpu" else None
         return sample.figures[name] / sample.figures["bytes"] * GB if name in sample.figures else None
@@ -77,6 +77,20 @@ def idle_kb(sample: Sample) -> float | None:
     if not figures.get("held") or "pss" not in figures:
         return None
     return (figures["pss"] - figures["pss_idle"]) / figures["held"] / 1e3
+
+
+def beyond_stacks_kb(sample: Sample) -> float | None:
+    """The same without the stacks of its threads."""
+    each, figures = idle_kb(sample), sample.figures
+    if each is None or "stacks" not in figures:
+        return None
+    return each - figures["stacks"] / figures["held"] / 1e3
+
+
+def beside_alone(sample: Sample) -> float | None:
+    """How many times as long small requests take beside a bulk stream, at the 99th percentile."""
+    figures = sample.figures
+    return figures["p99_beside"] / figures["p99_alone"] if figures.get("p99_alone") else None
 
 
 def per_mb(*names: str) -> Callable[[Sample], float | None]:
@@ -153,6 +167,8 @@ METRICS = {
         Metric("pss_open", "memory", "10 open", "MB PSS", megabytes("pss_open"), 1),
         Metric("pss_each", "memory", "each", "KB/connection", per_connection_kb),
         Metric("pss_busy", "memory", "busy", "MB PSS", megabytes("pss_busy"), 1),
+        Metric("start_wall", "start", "first reply", "ms", figure("start", 1e-3)),
+        Metric("worker_private", "start", "worker's own", "MB", megabytes("worker_private"), 2),
         Metric("children_even", "children", "evenness", "of 1", even, 3, True),
         Metric("children_cpu", "children", "CPU", "us/connection", per_count("cpu")),
         Metric("children_rate", "children", "rate", "connections/s", rate("count", 1), 0, True, True),
@@ -198,9 +214,11 @@ METRICS = {
         Metric("concurrency_p99", "concurrency", "p99", "us", latency(0.99)),
         Metric("concurrency_cpu", "concurrency", "CPU", "CPU-s/GB", per_gb("cpu"), 3),
         Metric("idle_each", "idle", "each", "KB/connection", idle_kb, 1),
+        Metric("idle_beyond", "idle", "without stacks", "KB/connection", beyond_stacks_kb, 1),
         Metric("idle_first", "idle", "first byte", "us", figure("first_us")),
         Metric("mixed_alone", "mixed", "p99 alone", "us", figure("p99_alone")),
         Metric("mixed_beside", "mixed", "p99 beside", "us", figure("p99_beside")),
+        Metric("mixed_times", "mixed", "beside / alone", "times", beside_alone, 2),
         Metric("mixed_fair", "mixed", "fairness", "of 1", figure("fairness"), 3, True),
         Metric("unp_cpu", "unp", "process control", "CPU-s", figure("cpu"), 3),
         Metric("shock_wall", "shock", "to serve all", "ms", figure("wall", 1e-3)),
@@ -299,7 +317,7 @@ class Analysis:
         found = verdict(mine, theirs, metric.more_is_better, self.floor(key, point))
         if found != SAME:
             return found
-        first, second = (self._by_round(metric, row, point) for row in (one, other))
+        first, second = (self.by_round(metric, row, point) for row in (one, other))
         ratios = [second[number] / first[number] for number in sorted(first.keys() & second.keys())]
         pair = self._null_pair(metric, point)
         return verdict_of_pairs(ratios, metric.more_is_better, distance(*pair) if pair else 0.0)
@@ -374,7 +392,7 @@ class Analysis:
             return None
         scores: dict[str, list[float]] = {}
         for name in self.servers:
-            rounds = [self._by_round(metric, name) for metric in headlines]
+            rounds = [self.by_round(metric, name) for metric in headlines]
             shared = set.intersection(*(set(found) for found in rounds))
             if shared and all(self.valid(name, metric.scenario) for metric in headlines):
                 scores[name] = [
@@ -387,7 +405,7 @@ class Analysis:
         floor = noise_floor(scores.values())
         return Overall(estimates, ranks(estimates, floor=floor), floor)
 
-    def _by_round(self, metric: Metric, row: str, point: float | None = None) -> dict[int, float]:
+    def by_round(self, metric: Metric, row: str, point: float | None = None) -> dict[int, float]:
         found = ((sample.round, metric.of(sample)) for sample in self.valid(row, metric.scenario, point))
         return {number: value for number, value in found if value}
 

@@ -4,7 +4,8 @@
           +-- a line, its port <-- target       (target.py)     core 1, or 2 if there is one
           `----------------------> server       (servers.py)    core 0
 
-With one core all share it, and latency and throughput say little; CPU time still does.
+With one core all share it, and latency and throughput say little; CPU time still does. Where clients are
+measured (`--end local`), the target is null.py: a Shadowsocks server and the target in one.
 
 Rules: a question is answered within ANSWER seconds or the generator is broken; the wait for it is
 cut short by Ctrl-C.
@@ -21,10 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from compare.interrupt import Interrupt
+from compare.null import ANY
 from compare.servers import LOOPBACK, launched
 from compare.tree import cpu_clock
 
 TARGET = (sys.executable, "-m", "compare.target")
+SEALED_TARGET = (sys.executable, "-m", "compare.null")
 GENERATOR = (sys.executable, "-m", "compare.load")
 ANSWER = 60.0  # seconds beyond the load's own duration: more than any timeout in load.py
 READ = 1 << 16
@@ -131,14 +134,20 @@ class Bench:
     """`with Bench(interrupt) as bench:`; both processes are gone afterwards."""
 
     def __init__(
-        self, interrupt: Interrupt, address: str = LOOPBACK, generator: Generator | None = None
+        self,
+        interrupt: Interrupt,
+        address: str = LOOPBACK,
+        generator: Generator | None = None,
+        sealed: str | None = None,
     ) -> None:
+        """sealed: the method of a target that speaks Shadowsocks itself: what a client leads to."""
         self.cores = Cores.of_this_machine()
         if generator:
             self.cores = self.cores._replace(generator=())  # elsewhere
         self.address = address  # of servers and target
         self._interrupt = interrupt
-        self.target = Helper((*TARGET, address), self.cores.target)
+        target = (*TARGET, address) if sealed is None else (*SEALED_TARGET, address, ANY, sealed)
+        self.target = Helper(target, self.cores.target)
         self.generator = generator or Helper(GENERATOR, self.cores.generator)
         self.target_port = 0
 

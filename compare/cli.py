@@ -5,6 +5,8 @@
     diff         what differs between two results, and what only seems to                   diff.py
     list         the results that are there                                                 history.py
     export       a result as CSV, or for pyperf                                             export.py
+    bench        measures what the goals for speed ask, and says which are met              goals.py
+    goals        says it again of results that are there                                    goals.py
     peers        what can be measured beside the models, and how to get it                  peers.py
     scenarios    what it can measure                                                        plan.py
     ceiling      how fast the load generator itself is                                      ceiling.py
@@ -27,26 +29,28 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Any, NoReturn
 
-from compare import diff, export, peers, report, schema
+from compare import diff, export, goals, peers, report, schema
 from compare.analysis import METRICS, Analysis
 from compare.bench import BenchFailed
 from compare.ceiling import CONTENDERS, print_ceilings
 from compare.cluster import Cluster, ClusterFailed
 from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
 from compare.interrupt import Interrupt, Interrupted
-from compare.plan import FEW, QUICK, QUICK_MOST, SCENARIOS, make_plan
+from compare.plan import FEW, LOCAL_ONES, QUICK, QUICK_MOST, SCENARIOS, make_plan
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
-from compare.servers import AEAD, AGAIN, DIRECT, LOOPBACK, RELAY, ROWS
+from compare.servers import AEAD, AGAIN, BARE_FORK, DIRECT, FORK, LOOPBACK, RELAY, ROWS
 from models import MODELS
 from tunnel._version import __version__
 from tunnel.cli import Parser
-from tunnel.config import DEFAULT_MODEL
+from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
 from tunnel.keys import DEFAULT_METHOD, METHODS
 
+GOALS_FILE = "goals.md"
 EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 EX_FAILED = 1  # a condition of `compare diff --fail-if` holds
 
@@ -56,7 +60,7 @@ ROUNDS, DURATION = 5, 0.8
 QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 BY_QUICK = "no part of a first impression; compare run --scenarios NAME"
 FRESH = (  # flags of `compare run` that a run which goes on has been given already
-    *("--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
+    *("--end", "--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
     *("--quick", "--rounds", "--duration", "--seed", "--out"),
 )
 NO_POOL = "the scenario children is for models with a pool"
@@ -148,6 +152,8 @@ def build_parser() -> Parser:
     add_diff(commands)
     add_list(commands)
     add_export(commands)
+    add_bench(commands)
+    add_goals(commands)
     commands.add_parser(
         "peers",
         help="list the servers of others that can be measured too",
@@ -231,6 +237,74 @@ def add_export(commands: Any) -> None:
     )
 
 
+def add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure what the goals for speed ask",
+        description="Measure servers and clients beside libev, go and rust, and say which goals for speed"
+        f" are met. {goals.ROUNDS} rounds take under 20 minutes.",
+        epilog="docs/performance.md says what each goal is.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--models",
+        metavar="A,B",
+        type=chosen(MODELS, "model"),
+        help="default: all that can run here; with fewer the best of these is the best model",
+    )
+    add_length(parser, goals.ROUNDS, goals.DURATION)
+    place = f"{FOLDER}/bench- and the time"
+    parser.add_argument("--out", metavar="DIR", help=f"where to write (default: {place})")
+    add_into(parser)
+
+
+def add_goals(commands: Any) -> None:
+    parser = commands.add_parser(
+        "goals",
+        help="say which goals for speed a result meets",
+        description="Say for each goal for speed whether these results meet it.",
+        epilog="docs/performance.md says what each goal is.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "results",
+        metavar="RESULT",
+        nargs="+",
+        help="of `compare bench`: its folder; or a result.json of servers, one of clients, or both",
+    )
+    parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    add_into(parser)
+
+
+def add_into(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--into",
+        metavar="FILE",
+        help=f"put it into that Markdown file as well, between the lines {goals.BEGIN} and {goals.END}",
+    )
+
+
+def add_length(parser: Any, rounds: int, duration: float, more: str = "") -> None:
+    parser.add_argument(
+        "--rounds",
+        metavar="N",
+        type=at_least(1, int, "a whole number from 1"),
+        help=f"samples of each figure (default: {rounds}{more})",
+    )
+    parser.add_argument(
+        "--duration",
+        metavar="S",
+        type=at_least(0.05, float, "a number of seconds from 0.05"),
+        help=f"seconds of load in each sample (default: {duration:g})",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=at_least(0, int, "a whole number"),
+        help="of the order (default: the time)",
+    )
+
+
 def add_ceiling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
@@ -259,7 +333,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=chosen(SCENARIOS, "scenario"),
         help="default: all of them; see `compare scenarios`",
     )
-    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks servers on PATH")
+    what.add_argument(
+        "--end",
+        choices=(SERVE, LOCAL),
+        metavar="END",
+        help=f"{SERVE}: servers; {LOCAL}: `tunnel local`, and the peers' clients, before one server that"
+        f" costs next to nothing and is not counted (default: {SERVE})",
+    )
+    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks programs on PATH")
     what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
     what.add_argument(
         "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
@@ -285,24 +366,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help=f"a first impression in three minutes: {QUICK_ROUNDS} rounds of {QUICK_DURATION:g} s a sample,"
         " without the scenario children, memory once",
     )
-    how.add_argument(
-        "--rounds",
-        metavar="N",
-        type=at_least(1, int, "a whole number from 1"),
-        help=f"samples of each figure (default: {ROUNDS}, which takes all models under half an hour)",
-    )
-    how.add_argument(
-        "--duration",
-        metavar="S",
-        type=at_least(0.05, float, "a number of seconds from 0.05"),
-        help=f"seconds of load in each sample (default: {DURATION:g})",
-    )
-    how.add_argument(
-        "--seed",
-        metavar="N",
-        type=at_least(0, int, "a whole number"),
-        help="of the order (default: the time)",
-    )
+    add_length(how, ROUNDS, DURATION, ", which takes all models under half an hour")
     what.add_argument(
         "--null",
         metavar="MODEL",
@@ -429,6 +493,74 @@ def export_result(arguments: argparse.Namespace) -> int:
     return os.EX_OK
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """Both ends, one after the other: no goal is a ratio between them."""
+    started = time.time()
+    if arguments.into:
+        into(arguments.into, "")  # better now than after minutes of measuring
+    folder = arguments.out or time.strftime(f"{FOLDER}/bench-%Y-%m-%d-%H%M%S", time.localtime(started))
+    length = goals.Length(arguments.rounds or goals.ROUNDS, arguments.duration or goals.DURATION)
+    seed = int(started) if arguments.seed is None else arguments.seed
+    models, left_out = runnable(arguments.models or list(MODELS))
+    interrupt = Interrupt()
+    interrupt.install()
+    results = {}
+    for end in (SERVE, LOCAL):
+        place = os.path.join(folder, end)
+        os.makedirs(place, exist_ok=True)
+        there = [name for name in peers.found(end) if name in goals.PEERS]
+        null = [f"{DEFAULT_MODEL}{AGAIN}"] if end == SERVE and DEFAULT_MODEL in models else []
+        baselines = [name for name in baselines_of(models, end) if name != DIRECT]
+        plan = goals.settings(end, models, DEFAULT_METHOD, seed, length)
+        results[end] = result = begun(chosen_rows([*models, *null], there, baselines), plan, left_out)
+        run(result, interrupt, partial(keep, place))
+        keep(place, result)
+        if result.stopped:
+            print(f"compare bench: to go on: compare run --resume {shlex.quote(place)}", file=sys.stderr)
+            print(f"compare bench: {end}: {result.stopped}", file=sys.stderr)
+            return EX_INTERRUPTED if result.stopped == INTERRUPTED else os.EX_SOFTWARE
+    analyses = {end: Analysis(result) for end, result in results.items()}
+    save(folder, GOALS_FILE, f"{goals.text(analyses, 'github')}\n")
+    print(goals.text(analyses))
+    print(f"\nwritten to {folder}: {GOALS_FILE}, {SERVE}/{FILE}, {LOCAL}/{FILE}", flush=True)
+    if arguments.into:
+        into(arguments.into, goals.text(analyses, "github"))
+    return os.EX_OK
+
+
+def keep(folder: str, result: Result) -> None:
+    save(folder, FILE, schema.dump(result))
+
+
+def say_goals(arguments: argparse.Namespace) -> int:
+    analyses = {}
+    for name in arguments.results:
+        parts = [os.path.join(name, end) for end in (SERVE, LOCAL)]
+        for place in [part for part in parts if os.path.isdir(part)] or [name]:
+            result = read(place)
+            if result.settings.end in analyses:
+                text = f"{place}: another result of {result.settings.end}: expected one of each end"
+                return complain(arguments, text, os.EX_USAGE)
+            analyses[result.settings.end] = Analysis(result)
+    if arguments.into:
+        into(arguments.into, goals.text(analyses, "github"))
+    print(goals.text(analyses, "github" if arguments.markdown else "simple"), flush=True)
+    return os.EX_OK
+
+
+def into(path: str, made: str) -> None:
+    """Puts it between the markers of that file; of nothing it only asks whether that can be done."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = goals.refreshed(file.read(), made)
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}", os.EX_NOINPUT) from None
+    except ValueError as error:
+        raise Unreadable(f"{path}: {error}", os.EX_DATAERR) from None
+    if made:
+        save(os.path.dirname(path) or ".", os.path.basename(path), document)
+
+
 def ceiling(arguments: argparse.Namespace) -> int:
     models, left_out = runnable(arguments.models or CONTENDERS)
     for name, reason in left_out.items():
@@ -477,12 +609,12 @@ def measure(arguments: argparse.Namespace) -> int:
     run(
         result,
         interrupt,
-        lambda so_far: save(folder, FILE, schema.dump(so_far)),
+        partial(keep, folder),
         address=arguments.server_address,
         cluster=cluster,
     )
     if result.samples:
-        save(folder, FILE, schema.dump(result))
+        keep(folder, result)
         write_reports(result, folder)
     if result.stopped:
         before = "" if result.samples else " before anything was measured"
@@ -495,9 +627,10 @@ def measure(arguments: argparse.Namespace) -> int:
 
 def begin(arguments: argparse.Namespace, started: float) -> Result | int:
     """The run that was asked for, or the exit code of the mistake in it."""
-    others = [] if arguments.no_peers else peers.found()
-    baselines = [] if arguments.no_baselines else [DIRECT, RELAY, AEAD]
+    end = arguments.end or SERVE
+    others = [] if arguments.no_peers else peers.found(end)
     models, left_out = runnable(arguments.models or list(MODELS))
+    baselines = [] if arguments.no_baselines else baselines_of(models, end)
     if arguments.models and left_out:
         for name, reason in left_out.items():
             complain(arguments, f"{name}: {reason}", os.EX_UNAVAILABLE)
@@ -506,23 +639,38 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
         return complain(arguments, f"--null {arguments.null}: not among the models to measure", os.EX_USAGE)
     twice = arguments.null or (DEFAULT_MODEL if DEFAULT_MODEL in models else models[0])
     null = [] if arguments.no_null else [f"{twice}{AGAIN}"]
+    if end == LOCAL and (odd := [name for name in arguments.scenarios or () if name not in LOCAL_ONES]):
+        text = f"--end {LOCAL} has no scenario {odd[0]}: expected some of {','.join(LOCAL_ONES)}"
+        return complain(arguments, text, os.EX_USAGE)
     first_impression = arguments.quick and not arguments.scenarios
     if first_impression:
-        left_out |= dict.fromkeys((name for name in SCENARIOS if name not in QUICK), BY_QUICK)
+        known = SCENARIOS if end == SERVE else LOCAL_ONES
+        left_out |= dict.fromkeys((name for name in known if name not in QUICK), BY_QUICK)
     settings = schema.Settings(
-        scenarios=arguments.scenarios or list(QUICK if first_impression else SCENARIOS),
+        scenarios=arguments.scenarios or default_scenarios(end, first_impression),
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),
         duration=arguments.duration or (QUICK_DURATION if arguments.quick else DURATION),
         seed=int(started) if arguments.seed is None else arguments.seed,
         method=arguments.method,
         most=QUICK_MOST if first_impression else {},
         points={} if arguments.scenarios else FEW,
+        end=end,
     )
     rows = chosen_rows([*models, *null], others, baselines)
     if not make_plan(rows, settings.scenarios, 1, 0):
         pools = ",".join(name for name in models_with_pools() if name not in models)
         return complain(arguments, f"nothing to measure: {NO_POOL}: expected some of {pools}", os.EX_USAGE)
     return begun(rows, settings, left_out)
+
+
+def baselines_of(models: Sequence[str], end: str) -> list[str]:
+    """What runs without a server; a bare fork where there is one to be beside."""
+    return [DIRECT, RELAY, AEAD, *([BARE_FORK] if end == SERVE and FORK in models else [])]
+
+
+def default_scenarios(end: str, first_impression: bool) -> list[str]:
+    everything = QUICK if first_impression else SCENARIOS
+    return [name for name in everything if end == SERVE or name in LOCAL_ONES]
 
 
 def runnable(models: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -561,6 +709,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "diff": compare_results,
     "list": list_results,
     "export": export_result,
+    "bench": bench,
+    "goals": say_goals,
     "peers": print_peers,
     "scenarios": print_scenarios,
     "ceiling": ceiling,

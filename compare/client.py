@@ -1,6 +1,7 @@
 """One connection of the generator: it speaks Shadowsocks itself, so that no client program is between.
 
-    Endpoint    where to connect, and how to speak there: sealed, or plain for a baseline
+    Endpoint    where to connect, and how to speak there: sealed; plain for a baseline; SOCKS5, then
+                plain, for a client that is measured
     Connection  blocking, one exchange at a time: for loads that are one client after the other
                 (many at once: drive.py)
 
@@ -24,6 +25,7 @@ from compare.exchange import (
     start_down,
     start_up,
 )
+from tunnel import socks
 from tunnel.address import Address
 from tunnel.buffers import LARGEST
 from tunnel.dial import seconds
@@ -33,6 +35,8 @@ from tunnel.keys import Secret, find_method
 from tunnel.session import ForwardSession
 
 TENTH = 10**8  # nanoseconds
+GREETING = 3  # bytes of it in socks.request
+NO_AUTHENTICATION, SUCCEEDED = b"\x05\x00", socks.reply(socks.SUCCEEDED)  # what SOCKS5 should answer
 SILENCE = 10.0  # seconds without a byte before a server counts as stuck
 
 
@@ -67,6 +71,7 @@ class Endpoint:
         self.place: tuple[str, int] = (host, order["port"])
         self.fin: bool = order.get("fin", True)  # the server passes our FIN on; else nobody waits for its own
         self._target = Address(host, order["target"])
+        self.socks: bytes | None = socks.request(self._target) if order.get("socks") else None
         self._secret: Secret | None = None
         if order["method"] is not None:
             self._secret = Secret.from_password(find_method(order["method"]), order["password"])
@@ -109,9 +114,25 @@ class Connection:
             self.sock.setsockopt(socket.SOL_SOCKET, option, seconds(SILENCE))
         try:
             self.sock.connect(endpoint.place)
+            if endpoint.socks:
+                self._ask(endpoint.socks)
+        except BlockingIOError:
+            self.sock.close()
+            raise Failed(f"no answer to SOCKS5 for {SILENCE:g} s") from None
         except OSError as error:
             self.sock.close()
             raise Failed(f"cannot connect: {error.strerror}") from None
+        except Failed:
+            self.sock.close()
+            raise
+
+    def _ask(self, request: bytes) -> None:
+        """RFC 1928 as most clients speak it: the greeting's answer is waited for, then CONNECT's."""
+        for words, answer in ((request[:GREETING], NO_AUTHENTICATION), (request[GREETING:], SUCCEEDED)):
+            self.sock.sendall(words)
+            said = self.sock.recv(len(answer), socket.MSG_WAITALL)
+            if said[:2] != answer[:2]:
+                raise Failed(f"SOCKS5 was answered with {said.hex() or 'nothing'}")
 
     def exchange(self, tag: int, up: int, down: int, message: int = CHUNK) -> None:
         """One request and its reply, every byte compared; at most `message` bytes are sent at once."""

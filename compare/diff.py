@@ -132,7 +132,7 @@ def change(before: Analysis, after: Analysis, place: Place, floor: float) -> Cha
 def warnings(before: Result, after: Result, found_changes: Sequence[Change]) -> list[str]:
     """Why the two may differ by something other than the code."""
     found = unlike(before.environment, after.environment)
-    for name in ("method", "duration", "rounds"):
+    for name in ("end", "method", "duration", "rounds"):
         one, other = getattr(before.settings, name), getattr(after.settings, name)
         if one != other:
             found.append(f"{name}: {one} and {other}")

@@ -80,6 +80,7 @@ def capture(cores: Cores, command_line: Sequence[str]) -> dict[str, Any]:
         "unp_tunnel": package("unp-tunnel"),
         "revision": revision(),
         "peers": {name: peers.version(name) for name in peers.found()},
+        "peer_notes": peers.notes(),
         "sysctl": {name.replace("/", "."): read(f"/proc/sys/{name}") for name in SYSCTLS},
         "open_files": [soft, hard],
         "limits": {name: list(resource.getrlimit(which)) for name, which in LIMITS.items()},
@@ -110,6 +111,7 @@ def doubts(env: Mapping[str, Any], elapsed: float = 0.0) -> list[str]:
         found.append(f"A quota limits the CPU (cpu.max: {quota}): samples may have been throttled.")
     if str(env.get("revision", "")).endswith("-dirty"):
         found.append(f"The source had changes that are not committed (revision {env['revision']}).")
+    found += [f"{name}: {note}." for name, note in env.get("peer_notes", {}).items()]
     found += [f"Resumed: {note}" for note in env.get("resumed", ())]
     return found
 

@@ -6,9 +6,10 @@ What exec keeps is set here, between fork and exec, in a process that has one th
 clean signal mask, and PR_SET_PDEATHSIG, which sends SIGINT ("at once") when compare dies without
 having been able to stop anything. The measured program is then exactly what a user would run.
 
-    python -I -S launch.py PARENT CORES GROUP PROGRAM ARGUMENT...
+    python -I -S launch.py PARENT CORES GROUP TOLD PROGRAM ARGUMENT...
 
     PARENT: its pid     CORES: such as 0 or 0,2     GROUP: path of a cgroup.procs to enter, or nothing
+    TOLD: a pipe's descriptor that exec closes, which tells when the program began, or nothing
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ EX_NOT_FOUND = 127  # what a shell says
 
 
 def main() -> int:
-    parent, cores, group, program = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
+    parent, cores, group, told, program = int(sys.argv[1]), *sys.argv[2:5], sys.argv[5:]
+    if told:
+        os.set_inheritable(int(told), False)
     if group:
         with open(group, "w", encoding="ascii") as file:
             file.write("0")

@@ -1,4 +1,5 @@
 """The load generator: a process that speaks Shadowsocks itself, so that no client program is between.
+Where client programs are what is measured, it speaks SOCKS5 (client.py alone does).
 
     compare --one JSON line--> generator --one JSON line--> compare        (bench.py)
                                    |

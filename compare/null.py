@@ -1,15 +1,20 @@
-"""A server that costs as little as it can: for the generator's ceiling, and in no report.
+"""A server that costs as little as it can, in no report as a row.
 
     generator ==sealed==> [ opened --> target.py's Connection --> sealed ] ==> generator
+    generator ==SOCKS5==> a client that is measured ==sealed==> [ the same ]
 
 Server and target in one process, one epoll loop, no second hop. `compare ceiling` loads it to see what
-the generator could do if no server held it up.
+the generator could do if no server held it up; `compare run --end local` has it behind every client, as
+the target (bench.py), so that all of them lead to the same, and its CPU is nobody's.
 
-    python -m compare.null PORT METHOD
+    python -m compare.null ADDRESS PORT METHOD
+
+PORT 0: any; it is printed as one JSON line, and standard input's end is its own, as the target's is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -23,6 +28,8 @@ from tunnel.errors import TunnelError
 from tunnel.flow import Opening
 from tunnel.keys import Secret, find_method
 from tunnel.session import ServerSession
+
+ANY = "0"  # as a port
 
 
 class Client(Connection):
@@ -69,14 +76,21 @@ class Client(Connection):
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(os.EX_OK))
-    port, secret = int(sys.argv[1]), Secret.from_password(find_method(sys.argv[2]), PASSWORD)
-    listener = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # compare has been killed: end without a traceback
+    address, port, method = sys.argv[1:]
+    secret = Secret.from_password(find_method(method), PASSWORD)
+    listener = socket.create_server((address, int(port)), backlog=BACKLOG)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
+    if port == ANY:
+        epoll.register(sys.stdin, select.EPOLLIN)
+        print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     clients: dict[int, Client] = {}
     while True:
         for fd, events in epoll.poll():
+            if fd == sys.stdin.fileno():
+                return
             if fd == listener.fileno():
                 sock, _ = listener.accept()
                 sock.setblocking(False)

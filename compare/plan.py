@@ -16,7 +16,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from compare.servers import AEAD, BASELINE, DIRECT, PEER, RELAY, Row
+from compare.servers import AEAD, BARE_FORK, BASELINE, DIRECT, PEER, RELAY, Row
 
 CHILDREN, CLIENTS, CROWD = 15, 10, 5000  # UNP 30.2's pool, clients at once, connections in all
 HERD = (15, 30, 60, 120)  # sizes of a pool: does it cost to have many wait for the same listener?
@@ -24,8 +24,10 @@ LOAD_CONNECTIONS = 10  # that share an offered load
 MIXED_CONNECTIONS, BULKS = 8, 4  # small requests', and streams for fairness
 SHOCK = 1000  # connects at once
 AS_POINT = 0  # as many clients at once as the point says
+OPEN_FILES = 65_536  # descriptors that are asked for, where the hard limit allows as many
 SPARE = 100  # descriptors that a server or the generator needs besides those of its clients
 ALL_LOADS = (DIRECT, RELAY)
+WITH_AEAD = (*ALL_LOADS, AEAD)
 
 
 class Scenario(NamedTuple):
@@ -41,6 +43,9 @@ class Scenario(NamedTuple):
     few: tuple[float, ...] = ()  # those that a run of everything takes
     clients: int = 1  # at once: a design that cannot is left out
     part: float = 1.0  # of a sample's duration
+    local: bool = (
+        False  # clients of `tunnel local` can be loaded so: by the part of the generator that has SOCKS5
+    )
 
     def has(self, row: Row) -> bool:
         """True if that row makes sense here."""
@@ -62,13 +67,26 @@ class Scenario(NamedTuple):
         return [point for point in points if (self.clients or point) <= most]
 
 
+def most_files() -> int:
+    """What `raise_file_limit` can reach."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+
+
+def raise_file_limit() -> None:
+    """For the generator and the target, who inherit it: `tunnel` raises its own, a shell gives 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < most_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files(), hard))
+
+
 UNP = "unp"
-MOST_OPEN = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE) // 2  # two descriptors for each client
+MOST_OPEN = (most_files() - SPARE) // 2  # two descriptors for each client
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("bulk-up", "one stream from the client", "CPU-s/GB, MB/s", (DIRECT, RELAY, AEAD)),
-        Scenario("bulk-down", "one stream to the client", "CPU-s/GB, MB/s", (DIRECT, RELAY, AEAD)),
+        Scenario("bulk-up", "one stream from the client", "CPU-s/GB, MB/s", WITH_AEAD, local=True),
+        Scenario("bulk-down", "one stream to the client", "CPU-s/GB, MB/s", WITH_AEAD, local=True),
         Scenario(
             "bulk-both", "one connection, both ways at once", "CPU-s/GB, MB/s", ALL_LOADS, most=2, part=0.5
         ),
@@ -86,7 +104,8 @@ SCENARIOS = {
             "connections",
             "short connections, one after the other",
             "CPU us/connection, connections/s",
-            ALL_LOADS,
+            (*ALL_LOADS, BARE_FORK),
+            local=True,
         ),
         Scenario(
             "connections-concurrent",
@@ -101,6 +120,7 @@ SCENARIOS = {
             "64 bytes each way on an open connection",
             "p50, p99, max, CPU us/request",
             ALL_LOADS,
+            local=True,
         ),
         Scenario(
             "load",
@@ -140,6 +160,7 @@ SCENARIOS = {
             (),
             most=1,
             clients=MIXED_CONNECTIONS + 1,
+            part=4.0,  # in three, at 500 requests/s: a p99 wants some hundreds of them
         ),
         Scenario("shock", f"{SHOCK:,} connects at once", "time to serve all, failures", (DIRECT,), most=1),
         Scenario(
@@ -151,6 +172,13 @@ SCENARIOS = {
             points=HERD,
             few=(CHILDREN, HERD[-1]),
             part=1.25,
+        ),
+        Scenario(
+            "start",
+            "from exec to a first client's reply; then an idle worker",
+            "ms, MB of its own",
+            (),
+            most=2,
         ),
         Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(
@@ -166,6 +194,7 @@ SCENARIOS = {
 }
 FEW = {name: list(scenario.few) for name, scenario in SCENARIOS.items() if scenario.few}
 QUICK = ("bulk-up", "bulk-down", "connections", "ping-pong", "memory")  # scenarios of a first impression
+LOCAL_ONES = tuple(name for name, scenario in SCENARIOS.items() if scenario.local)
 QUICK_MOST = {"memory": 1}
 
 
@@ -186,8 +215,10 @@ def make_plan(
     most: Mapping[str, int] | None = None,
     *,
     points: Mapping[str, Sequence[float]] | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Planned]:
-    """All samples of a run in their order; `most`: rounds that are enough, `points`: by scenario."""
+    """All samples of a run in their order. By scenario, `most`: rounds that are enough; `points`; `only`:
+    names of the rows that take part."""
     axes = {name: entry.points for name, entry in SCENARIOS.items()} | dict(points or {})
     enough = {name: entry.most or rounds for name, entry in SCENARIOS.items()} | dict(most or {})
     chance = random.Random(seed)
@@ -198,6 +229,7 @@ def make_plan(
             for scenario in scenarios
             if number <= enough[scenario]
             for row in rows
+            if row.name in (only or {}).get(scenario, (row.name,))
             for point in SCENARIOS[scenario].points_of(row, axes[scenario])
         ]
         chance.shuffle(block)

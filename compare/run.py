@@ -22,10 +22,12 @@ from compare.bench import Bench, BenchFailed
 from compare.cgroup import cpu_source
 from compare.cluster import Cluster
 from compare.interrupt import Interrupt, Interrupted
-from compare.plan import Planned, make_plan
+from compare.peers import PEERS
+from compare.plan import Planned, make_plan, raise_file_limit
 from compare.sample import take
 from compare.schema import Result, RowInfo, Settings
-from compare.servers import LOOPBACK, ROWS, Row
+from compare.servers import LOOPBACK, PEER, ROWS, Row
+from tunnel.config import LOCAL
 
 INTERRUPTED = "interrupted"
 UNFINISHED = "killed, or still running"
@@ -62,14 +64,25 @@ class Progress:
 
 def begun(rows: Sequence[Row], settings: Settings, left_out: Mapping[str, str] | None = None) -> Result:
     """A run that has taken no sample yet."""
-    infos = [RowInfo(row.name, row.kind, row.source, row.summary) for row in rows]
+    infos = [RowInfo(row.name, row.kind, source_of(row, settings.end), row.summary) for row in rows]
     planned = len(plan_of(rows, settings))
     return Result(settings, {}, infos, planned=planned, left_out=dict(left_out or {}))
 
 
+def source_of(row: Row, end: str) -> str:
+    """Where it is described; of a peer, its program at that end."""
+    return (PEERS[row.name].program_of(end) or row.source) if row.kind == PEER else row.source
+
+
 def plan_of(rows: Sequence[Row], settings: Settings) -> list[Planned]:
     return make_plan(
-        rows, settings.scenarios, settings.rounds, settings.seed, settings.most, points=settings.points
+        rows,
+        settings.scenarios,
+        settings.rounds,
+        settings.seed,
+        settings.most,
+        points=settings.points,
+        only=settings.rows,
     )
 
 
@@ -92,8 +105,10 @@ def run(
     before, started = result.elapsed, time.monotonic()
     progress = Progress(progress_to, len(plan), started)
     result.stopped = UNFINISHED
+    raise_file_limit()
     try:
-        with Bench(interrupt, address, cluster) as bench:
+        sealed = result.settings.method if result.settings.end == LOCAL else None
+        with Bench(interrupt, address, cluster, sealed) as bench:
             now = environment.capture(bench.cores, environment.command_line(sys.argv[1:]))
             now["cpu_source"] = cpu_source()
             now |= cluster.described() if cluster else {}

@@ -18,12 +18,17 @@ Rules: whatever goes wrong with a server makes its sample invalid, with the reas
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
+import time
 from typing import Any, NamedTuple
 
 from compare import servers, tree
-from compare.bench import Bench, LoadFailed
+from compare.bench import ANSWER, Bench, LoadFailed
+from compare.client import Connection, Endpoint, Failed
 from compare.interrupt import Interrupt
+from compare.load import SHORT as ONE_REQUEST
 from compare.plan import (
     BULKS,
     CHILDREN,
@@ -37,8 +42,9 @@ from compare.plan import (
     Planned,
 )
 from compare.schema import Sample, Settings, Worker
-from compare.servers import AEAD, DIRECT, PEER, RELAY, ROWS, Server, ServerFailed
+from compare.servers import AEAD, BARE_FORK, BASELINE, DIRECT, PEER, RELAY, ROWS, Row, Server, ServerFailed
 from compare.validity import why_invalid, why_limited
+from tunnel.config import LOCAL, SERVE
 
 KILLED_BY_SIGTERM = f"exit code {-signal.SIGTERM:d}"  # of other people's servers no more is expected
 HELD = 10  # connections that the memory scenario opens
@@ -76,7 +82,9 @@ def take(planned: Planned, settings: Settings, bench: Bench, interrupt: Interrup
     sample = Sample(planned.row, planned.scenario, planned.round, point=planned.point)
     try:
         if planned.row == AEAD:
-            sample.figures = take_aead(settings, bench)
+            sample.figures = take_aead(planned.scenario, settings, bench)
+        elif planned.row == BARE_FORK:
+            take_bare_fork(sample, settings, bench, interrupt)
         elif planned.row == DIRECT:
             take_direct(sample, settings, bench)
         else:
@@ -88,12 +96,28 @@ def take(planned: Planned, settings: Settings, bench: Bench, interrupt: Interrup
     return sample
 
 
-def take_aead(settings: Settings, bench: Bench) -> dict[str, float]:
-    return bench.order("aead", method=settings.method, duration=settings.duration / 2)
+def take_aead(scenario: str, settings: Settings, bench: Bench) -> dict[str, float]:
+    """Sealing and opening, and as `cpu` the one of them that bytes of that scenario need at that end."""
+    found = bench.order("aead", method=settings.method, duration=settings.duration / 2)
+    opens = (scenario == "bulk-up") == (settings.end == SERVE)
+    return {**found, "cpu": found["opening_ns" if opens else "sealing_ns"] / 1e9}
+
+
+def speech(row: Row, settings: Settings, service: bool = False) -> dict[str, Any]:
+    """How the generator speaks to that row: sealed, plain, or SOCKS5.
+
+    What leads to the target without the tunnel is spoken to as the target itself is.
+    """
+    plain = {"method": None, "password": None}
+    sealed = {"method": settings.method, "password": servers.PASSWORD}
+    if settings.end == LOCAL:
+        return sealed if row.kind == BASELINE else plain | {"socks": True}
+    return plain if service or row.name == DIRECT else sealed
 
 
 def take_direct(sample: Sample, settings: Settings, bench: Bench) -> None:
-    bench.order("open", port=bench.target_port, target=bench.target_port, method=None, password=None)
+    how = speech(ROWS[DIRECT], settings)
+    bench.order("open", port=bench.target_port, target=bench.target_port, **how)
     orders = orders_of(sample, settings)
     if orders.warm:
         orders.measure["rate"] = bench.order(**orders.warm)["rate"]
@@ -101,6 +125,21 @@ def take_direct(sample: Sample, settings: Settings, bench: Bench) -> None:
     bench.order("close")
     keep(sample, answer)
     sample.invalid = why_invalid(sample.figures, sample.service_us or sample.latency_us, 0.0)
+
+
+def take_bare_fork(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt) -> None:
+    """forks.py: one connection makes it begin, and it ends by itself."""
+    row, place = ROWS[BARE_FORK], bench.address
+    with servers.start(row, settings.method, bench.cores.server, interrupt, address=place) as server:
+        tree.settle(interrupt, server.pid)
+        with socket.create_connection((place, server.port)):
+            deadline = time.monotonic() + ANSWER
+            while not server.ended() and time.monotonic() < deadline:
+                interrupt.wait(None, servers.LOOKS)
+        try:
+            sample.figures = json.loads(server.log()[-1])
+        except (ValueError, IndexError):
+            raise ServerFailed(f"{row.name} forked nothing: {server.last_words()}") from None
 
 
 def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt) -> None:
@@ -115,20 +154,26 @@ def take_server(sample: Sample, settings: Settings, bench: Bench, interrupt: Int
         service = ("--service", "bytes")
         workers = None if sample.point is None else int(sample.point)
     with servers.start(
-        row, method, bench.cores.server, interrupt, workers=workers, service=service, address=bench.address
+        row,
+        method,
+        bench.cores.server,
+        interrupt,
+        workers=workers,
+        service=service,
+        address=bench.address,
+        leads_to=bench.target_port if settings.end == LOCAL else None,
     ) as server:
+        place = {"port": server.port, "target": bench.target_port, "fin": row.fin}
+        how = place | speech(row, settings, bool(service))
+        if sample.scenario == "start":
+            sample.figures["start"] = first_reply({"host": bench.address, **how}) - server.began
         tree.settle(interrupt, server.pid)
-        bench.order(
-            "open",
-            port=server.port,
-            target=bench.target_port,
-            method=None if service else method,
-            password=None if service else servers.PASSWORD,
-            fin=row.fin,
-        )
+        bench.order("open", **how)
         try:
             if sample.scenario == "memory":
                 take_memory(sample, settings, bench, interrupt, server)
+            elif sample.scenario == "start":
+                take_start(sample, bench, interrupt, server)
             elif sample.scenario == "idle":
                 take_idle(sample, bench, interrupt, server)
             else:
@@ -299,14 +344,40 @@ def take_memory(
     figures["pss_busy"] = peak
 
 
+def first_reply(order: dict[str, Any]) -> float:
+    """When the first client that a server has got its whole reply. Raises LoadFailed.
+
+    This process is that client: the generator would first have to be told.
+    """
+    try:
+        connection = Connection(Endpoint(order))
+        try:
+            connection.exchange(1, ONE_REQUEST.up, ONE_REQUEST.down)
+            return time.monotonic()
+        finally:
+            connection.close()
+    except Failed as failure:
+        raise LoadFailed(str(failure)) from None
+
+
+def take_start(sample: Sample, bench: Bench, interrupt: Interrupt, server: Server) -> None:
+    """What the largest of a pool's processes, which have served and wait again, has for itself alone."""
+    bench.order("first")
+    tree.settle(interrupt, server.pid)
+    if ROWS[sample.row].pool and (children := tree.descendants(server.pid)[1:]):
+        sample.figures["worker_private"] = max(map(tree.private, children))
+
+
 def take_idle(sample: Sample, bench: Bench, interrupt: Interrupt, server: Server) -> None:
     """PSS with many connections open, and how long a new one among them waits for its first byte."""
     assert sample.point is not None
     figures = sample.figures
-    figures["pss_idle"] = tree.pss(server.pid)
+    figures["pss_idle"], stacks_idle = tree.pss(server.pid), tree.stacks(server.pid)
     figures["held"] = bench.order("hold", count=int(sample.point))["held"]
     tree.settle(interrupt, server.pid)
-    figures["pss"] = tree.pss(server.pid)
+    figures["pss"], stacks = tree.pss(server.pid), tree.stacks(server.pid)
+    if stacks is not None and stacks_idle is not None:
+        figures["stacks"] = stacks - stacks_idle
     answer = bench.order("first")
     figures["first_us"] = answer["first_us"]
     keep(sample, answer)

@@ -17,10 +17,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from tunnel.config import SERVE
+
 NAME = "unp-tunnel compare"
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 # 1.1: workers of a sample, rounds by scenario, what was left out
 # 1.2: points of a scenario, service times, time series
+# 1.3: the end that was measured, the rows of a scenario
 
 
 class SchemaError(Exception):
@@ -36,6 +39,8 @@ class Settings:
     method: str
     most: dict[str, int] = field(default_factory=dict)  # rounds of a scenario, where fewer are enough
     points: dict[str, list[float]] = field(default_factory=dict)  # of a scenario, where not all
+    end: str = SERVE  # or LOCAL: the models are clients, and so are the peers
+    rows: dict[str, list[str]] = field(default_factory=dict)  # of a scenario, where not all take part
 
 
 @dataclass

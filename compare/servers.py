@@ -2,6 +2,7 @@
 
     start: config file (0600), free port --> python -m tunnel serve --model=NAME --config FILE
                                          --> ss-server, v2ray ...                   peers.py
+           at the other end              --> python -m tunnel local ..., ss-local ...
            the port is listened on       --> ready
     ask:   python -m tunnel status --json --pid PID   --> who served how many, from its scoreboard
     stop:  SIGTERM --> it ends; or after PATIENCE SIGKILL to its whole process group
@@ -30,6 +31,7 @@ from compare import peers
 from compare.cgroup import Group
 from compare.interrupt import Interrupt
 from models import MODELS, Model
+from tunnel.config import LOCAL, SERVE
 
 PASSWORD = "measured-on-loopback-only"  # noqa: S105
 START = 10.0  # seconds from exec to listening
@@ -44,6 +46,7 @@ STATUS = 10.0  # seconds that `tunnel status` has to answer
 MODEL, PEER, BASELINE, TWICE = "model", "peer", "baseline", "twice"
 AGAIN = " (again)"  # the name of a model's second entry: what differs between the two is noise
 LIBEV, DIRECT, RELAY, AEAD, NULL = "libev", "direct", "relay", "aead", "null"
+FORK, BARE_FORK = "fork", "bare-fork"
 RELAY_MODEL = "thread"  # blocking recv_into and sendall: the cheapest way to copy that this tree has
 # How many clients at once a design can have, besides what its pool says: `select` has two descriptors
 # for each and FD_SETSIZE is 1,024 (UNP 6.8); of processes and threads we ask for no more than these.
@@ -84,6 +87,7 @@ ROWS = {
     DIRECT: Row(DIRECT, BASELINE, "-", "no server between: the generator's own limit"),
     RELAY: Row(RELAY, BASELINE, "-", f"a plain relay without encryption, model {RELAY_MODEL}"),
     AEAD: Row(AEAD, BASELINE, "-", "sealing and opening in memory, nothing else"),
+    BARE_FORK: Row(BARE_FORK, BASELINE, "-", "fork, exit and wait of the process that fork serves from"),
     NULL: Row(NULL, BASELINE, "-", "server and target in one, to load the generator: compare ceiling"),
 }
 ROWS |= {f"{name}{AGAIN}": null_of(ROWS[name]) for name in MODELS}
@@ -105,6 +109,7 @@ class Server:
     ) -> None:
         self.pid = process.pid
         self.port = port
+        self.began = 0.0  # time.monotonic() when it was exec'ed
         self._process = process
         self._folder = folder
         self._group = group
@@ -179,11 +184,12 @@ def start(
     workers: int | None = None,
     service: Sequence[str] = (),
     address: str = LOOPBACK,
+    leads_to: int | None = None,
 ) -> Server:
     """A server that listens. Raises ServerFailed.
 
     workers: the fixed size of its pool. service: arguments that make it one of the book's services,
-    without encryption.
+    without encryption. leads_to: it is the client end, of the Shadowsocks server with that port.
     """
     for attempt in range(ATTEMPTS):
         port = free_port(address)
@@ -191,35 +197,50 @@ def start(
         program = (
             unsealed(row, address, port, service)
             if service
-            else command(row, method, port, folder.name, address)
+            else command(row, peers.Listen(port, method, PASSWORD, folder.name, address, leads_to))
         )
         if workers is not None:
             program += ["--workers", str(workers)]
         group = Group.make()
-        process = spawn(program, cores, folder.name, group.procs if group else "")
+        tells, told = os.pipe()
+        process = spawn(program, cores, folder.name, group.procs if group else "", told)
+        os.close(told)
         server = Server(process, port, folder, group)
         try:
+            interrupt.wait(tells, START)
+            server.began = time.monotonic()
             if wait_until_listening(server, interrupt):
                 return server
             words = server.last_words()
         except BaseException:
             server.stop()
             raise
+        finally:
+            os.close(tells)
         server.stop()
         if "in use" not in words or attempt == ATTEMPTS - 1:
             break
     raise ServerFailed(f"{row.name} did not start: {words}")
 
 
-def command(row: Row, method: str, port: int, folder: str, address: str = LOOPBACK) -> list[str]:
+def command(row: Row, listen: peers.Listen) -> list[str]:
     """How a user starts it. The password stands in a file that only we can read, where there is a way."""
-    listen = peers.Listen(port, method, PASSWORD, folder, address)
     if row.kind == PEER:
-        return peers.PEERS[row.name].command(listen)
+        peer = peers.PEERS[row.name]
+        if listen.server is None:
+            return peer.command(listen)
+        assert peer.client is not None, "peers.found leaves out those without a client"
+        return peer.client.command(listen)
+    if row.name == BARE_FORK:
+        program = command(ROWS[FORK], listen)
+        return [*program[:2], "compare.forks", *program[3:]]
     if row.name == NULL:
-        return [sys.executable, "-m", "compare.null", str(port), method]
+        return [sys.executable, "-m", "compare.null", listen.address, str(listen.port), listen.method]
     path, model = peers.write(listen, peers.shadowsocks_config(listen)), row.name.removesuffix(AGAIN)
-    return [sys.executable, "-m", "tunnel", "serve", f"--model={model}", "--config", path, *allowed(address)]
+    words = [sys.executable, "-m", "tunnel", SERVE, f"--model={model}", "--config", path]
+    if listen.server is None:
+        return [*words, *allowed(listen.address)]
+    return [LOCAL if word == SERVE else word for word in words]
 
 
 def allowed(address: str) -> list[str]:
@@ -243,23 +264,27 @@ def unsealed(row: Row, address: str, port: int, service: Sequence[str]) -> list[
 
 
 def spawn(
-    program: Sequence[str], cores: Sequence[int], folder: str, group: str = ""
+    program: Sequence[str], cores: Sequence[int], folder: str, group: str, told: int
 ) -> subprocess.Popen[bytes]:
-    """The program on these cores, in a session of its own, its output in a file of `folder`."""
+    """The program on these cores, in a session of its own, its output in a file of `folder`.
+
+    told: the end of a pipe that is closed when the program begins.
+    """
     with open(os.path.join(folder, "log"), "wb") as log:
         return subprocess.Popen(
-            launched(program, cores, group),
+            launched(program, cores, group, str(told)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=(told,),
         )
 
 
-def launched(program: Sequence[str], cores: Sequence[int], group: str = "") -> list[str]:
+def launched(program: Sequence[str], cores: Sequence[int], group: str = "", told: str = "") -> list[str]:
     """The command line that starts `program` by way of launch.py."""
     launcher = [sys.executable, "-I", "-S", compare.launch.__file__]
-    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), group, *program]
+    return [*launcher, str(os.getpid()), ",".join(map(str, cores)), group, told, *program]
 
 
 def wait_until_listening(server: Server, interrupt: Interrupt) -> bool:

@@ -13,7 +13,9 @@ measured beside cpuacct.usage, all models agree to 0.1%, but `thread` by -2% and
 those for new connections only.
 
 Memory is PSS (smaps_rollup): a page shared by n processes counts 1/n in each, so the sum over a tree
-is what the tree takes.
+is what the tree takes. `private` is what only one process has: what another worker like it would cost.
+A thread's stack is the mapping that its stack pointer lies in (proc_pid_syscall(5), smaps): how large a
+stack is, or what it is called, differs from one C library to the next.
 
 Rules: only /proc and clocks are read, nothing is traced; a reading that raced with a process that
 ended is taken again.
@@ -24,6 +26,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -34,6 +37,7 @@ CPUCLOCK_SCHED = 2  # <linux/posix-timers.h>: the scheduler's own count of a pro
 QUIET = 0.0003  # seconds of CPU between two looks, at most, of a server that does nothing
 LOOKS = 0.02  # seconds between two looks
 SWITCHES = re.compile(r"ctxt_switches:\s*(\d+)")  # in /proc/PID/task/TID/status: voluntary, then not
+MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")  # of a line in /proc/PID/smaps that begins one
 ATTEMPTS = 100  # a reading that fails as often did not race, it cannot be had
 
 Found = TypeVar("Found")
@@ -102,6 +106,20 @@ def pss(root: int) -> int:
     return consistent(lambda pid: sum(map(_pss, descendants(pid))), root)
 
 
+def private(pid: int) -> int:
+    """Bytes of one process that it shares with nobody. Raises OSError when it ended meanwhile."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as file:
+        return 1024 * sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
+
+
+def stacks(root: int) -> int | None:
+    """Bytes (PSS) of the stacks of all threads but each process's first; None if that cannot be read."""
+    try:
+        return consistent(lambda pid: sum(map(_stacks, descendants(pid))), root)
+    except PermissionError:
+        return None
+
+
 def activity(root: int) -> Activity:
     """Context switches and page faults of the tree at this moment. Raises as `consistent` does."""
     return consistent(_activity, root)
@@ -159,6 +177,29 @@ def _pss(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     raise ProcessLookupError(f"process {pid} has ended")  # a zombie has no memory map
+
+
+def _stacks(pid: int) -> int:
+    threads = [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    pointers = sorted(_stack_pointer(pid, thread) for thread in threads if thread != pid)
+    if not pointers:
+        return 0
+    total, inside = 0, False
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if mapping := MAPPING.match(line):
+                start, end = (int(address, 16) for address in mapping.groups())
+                inside = bisect_left(pointers, start) < bisect_left(pointers, end)
+            elif inside and line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def _stack_pointer(pid: int, thread: int) -> int:
+    """0 of a thread that runs at this moment: only one that waits has it shown."""
+    with open(f"/proc/{pid}/task/{thread}/syscall", encoding="ascii") as file:
+        words = file.read().split()
+    return int(words[-2], 16) if len(words) > 1 else 0
 
 
 def machine_busy() -> float:

@@ -207,7 +207,7 @@ def chapter_30(analysis: Analysis) -> Section | Missing:
         shown = {
             row: Dot(above[row], above[row], above[row], f"{above[row]:+.2f} s") for row in ordered(above)
         }
-        drawing = dots(shown, "CPU seconds above iterative")
+        drawing = dots(shown, "CPU seconds above iterative", everybody=True)
         sentences = [extremes(above), *beside_the_book(analysis, above), *whether_there_is_a_herd(analysis)]
     grown = herd(analysis)
     return Section("unp", title, " ".join(sentences), [table, *([grown] if grown else [])], drawing)

@@ -18,7 +18,9 @@ from compare.report.draw import (
     Line,
     decades,
     dots,
+    far_off,
     height,
+    off_the_scale,
     panels,
     rows_axis,
     values,
@@ -41,10 +43,12 @@ from compare.report.parts import (
 )
 from compare.schema import Sample
 from compare.servers import AEAD, DIRECT, LIBEV
+from tunnel.config import LOCAL
 
 RELAY = "relay"
 REFERENCES = {LIBEV: ("libev", [1, 0]), RELAY: ("relay, no cipher", [6, 3]), AEAD: ("AEAD alone", [2, 2])}
 WAYS = {"up": "up: opens records", "down": "down: seals records", "both": "both ways at once"}
+OF_A_CLIENT = WAYS | {"up": "up: seals records", "down": "down: opens records"}
 LETTER = 6.2  # pixels of one in the name of a reference, about
 
 
@@ -109,6 +113,14 @@ def gigabyte(analysis: Analysis) -> Section | Missing:
 
 def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[str]) -> Drawing:
     """A bar a row, user and system; what is no model of ours as a line across."""
+    said = OF_A_CLIENT if analysis.result.settings.end == LOCAL else WAYS
+    totals_of = {
+        row: [(float(at), ways[row].total) for at, ways in enumerate(costs.values()) if row in ways]
+        for row in order
+    }
+    off = far_off(totals_of)
+    order = [row for row in order if row not in off]
+    costs = {way: {row: each for row, each in rows.items() if row not in off} for way, rows in costs.items()}
     most = max(found.total for ways in costs.values() for found in ways.values())
 
     def bars(way: str, width: int, labels: bool) -> Spec:
@@ -164,7 +176,7 @@ def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[s
             layers.append(here | {"mark": line, "encoding": {"x": at}})
             layers.append(here | {"mark": text, "encoding": {"x": at, "text": {"value": label}}})
         return {
-            "title": {"text": WAYS[way], "offset": 40},
+            "title": {"text": said[way], "offset": 40},
             "width": width,
             "height": height(len(order)),
             "layer": layers,
@@ -172,9 +184,10 @@ def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[s
 
     def spec(width: int, narrow: bool) -> Spec:
         if narrow:
-            return {"vconcat": [bars(way, width - LABELS, True) for way in costs]}
+            return {**off_the_scale(off), "vconcat": [bars(way, width - LABELS, True) for way in costs]}
         each = (width - LABELS) // len(costs) - 12
-        return {"hconcat": [bars(way, each, not at) for at, way in enumerate(costs)], "spacing": 24}
+        beside = [bars(way, each, not at) for at, way in enumerate(costs)]
+        return {**off_the_scale(off), "hconcat": beside, "spacing": 24}
 
     return spec
 

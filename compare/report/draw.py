@@ -8,6 +8,9 @@ Colours are written as `var(--...)` and `currentColor` and reach the SVG as such
 style sheet decides, for light and dark alike. The palette is Okabe and Ito's, which colour-blind
 readers can tell apart; lines differ in the shape of their points and bear their names as well.
 
+A row that is far off would press all others into one line: beyond FAR times the median of the others it
+is left out of the drawing, which says so, and its table keeps it.
+
 Rules: vl-convert is large, so it is imported when the first plot is drawn. A mark that stands for a
 row says so in its description, which svg.py makes the element's `data-row`.
 """
@@ -16,15 +19,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import NamedTuple
 
+from compare.analysis import names
 from compare.report import svg
-from compare.report.parts import Drawing, Spec
+from compare.report.parts import NAMED, Drawing, Spec
 from compare.servers import AEAD, AGAIN, DIRECT, LIBEV
 
 NARROW, WIDE = 318, 1020  # pixels that a drawing takes
 LABELS = 134  # pixels of row names beside a drawing
 LINE, CLOSE, MANY = 30, 22, 9  # pixels of a row; where there are more rows than MANY
+FAR = 20  # times the median of the others: off the scale
+OTHERS_LEAST = 3  # that have a median worth the name
 FEW = 6  # rows that one panel has room for
 AXIS, NAMES = 46, 108  # pixels left and right of a panel
 PANEL = 150  # pixels of its height
@@ -126,6 +133,36 @@ def decades(low: float, high: float, steps: Sequence[int] = (1,)) -> list[float]
     return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
 
 
+def far_off(found: Mapping[str, Sequence[tuple[float, float]]], too_low: bool = False) -> list[str]:
+    """The rows that are FAR times the median of the others, or more, at most of their points (x, y).
+
+    too_low: as far below it, too, which only an axis of logarithms suffers from.
+    """
+    at: dict[float, dict[str, float]] = {}
+    for row, points in found.items():
+        for x, y in points:
+            at.setdefault(x, {})[row] = y
+    off = []
+    for row, points in found.items():
+        times = []
+        for x, y in points:
+            others = [value for other, value in at[x].items() if other != row]
+            if len(others) >= OTHERS_LEAST and y > 0 and (middle := median(others)) > 0:
+                times.append(y / middle)
+        if times and (median(times) > FAR or (too_low and median(times) < 1 / FAR)):
+            off.append(row)
+    return off
+
+
+def off_the_scale(rows: Sequence[str]) -> Spec:
+    """The line above a drawing that says whom it leaves out."""
+    if not rows:
+        return {}
+    said = f"Off the scale: {names(rows, NAMED)}; see the numbers."
+    style = {"fontWeight": "normal", "fontSize": 12, "color": "var(--soft)", "offset": 12}
+    return {"title": {"text": said, "anchor": "start", **style}}
+
+
 def told_apart(field: str, domain: Sequence[str], colours: Sequence[str], columns: int) -> Spec:
     """The encodings that give each name of `field` its colour and its shape, with one legend."""
     shapes = [SHAPES[index % len(SHAPES)] for index in range(len(domain))]
@@ -148,8 +185,13 @@ class Dot(NamedTuple):
     text: str
 
 
-def dots(found: Mapping[str, Dot], title: str) -> Drawing:
-    """A dot a row with its interval as a bar and its figure beside it. Rows in the mapping's order."""
+def dots(found: Mapping[str, Dot], title: str, everybody: bool = False) -> Drawing:
+    """A dot a row with its interval as a bar and its figure beside it. Rows in the mapping's order.
+
+    everybody: that one is far off is what the drawing is about.
+    """
+    off = [] if everybody else far_off({row: [(0.0, dot.value)] for row, dot in found.items()})
+    found = {row: dot for row, dot in found.items() if row not in off}
     order = list(found)
     data = [{"row": row, **dot._asdict()} for row, dot in found.items()]
     lowest, highest = min(dot.low for dot in found.values()), max(dot.high for dot in found.values())
@@ -172,6 +214,7 @@ def dots(found: Mapping[str, Dot], title: str) -> Drawing:
         who = {"description": {"field": "row"}}
         ink = {"color": "var(--user)"}
         return {
+            **off_the_scale(off),
             "width": inner,
             "height": height(len(order)),
             "data": values(data),
@@ -253,6 +296,8 @@ def panels(lines: Sequence[Line], x: Axis, y: Axis) -> Drawing:
         found = {line.row: line.points[0][1] for line in sorted(lines, key=lambda line: line.points[0][1])}
         shown = {row: Dot(value, value, value, f"{value:,.4g}") for row, value in found.items()}
         return dots(shown, y.title.removesuffix(" (log scale)"))
+    off = far_off({line.row: line.points for line in lines}, too_low=y.log)
+    lines = [line for line in lines if line.row not in off]
     families = shared_out([line.row for line in lines])
     wide_x, wide_y = (
         domain(x, [p[0] for line in lines for p in line.points]),
@@ -268,7 +313,7 @@ def panels(lines: Sequence[Line], x: Axis, y: Axis) -> Drawing:
             for family, members in families.items()
         ]
         own = {"scale": {"color": "independent", "shape": "independent"}}
-        return {"concat": drawn, "columns": across, "spacing": 22, "resolve": own}
+        return {**off_the_scale(off), "concat": drawn, "columns": across, "spacing": 22, "resolve": own}
 
     return spec
 

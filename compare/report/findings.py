@@ -17,9 +17,14 @@ from compare.report.parts import NAMED, between, count, interval, models
 from compare.schema import Sample
 from compare.servers import LIBEV
 from compare.stats import outliers
+from tunnel.config import LOCAL
 
 FOREIGN = 0.2  # cores that others may use before a reader is told
 NOTES = 8  # of the samples' own, at most
+CLIENT_END = (
+    "This is the client end: each row is `tunnel local` or a peer's client (libev is ss-local, rust sslocal),"
+    " asked by SOCKS5, and what is up here is sealed."
+)
 VERDICTS = {
     "up_cpu": ("For bulk up", "CPU-s/GB"),
     "down_cpu": ("For bulk down", "CPU-s/GB"),
@@ -119,6 +124,8 @@ def circumstances(analysis: Analysis) -> Iterator[str]:
     taken, rounds = len(result.samples), result.settings.rounds
     if not result.complete:
         yield f"Partial: stopped after {taken} of {result.planned} samples ({result.stopped})."
+    if result.settings.end == LOCAL:
+        yield CLIENT_END
     yield from doubts(result.environment, result.elapsed)
     for key, null in analysis.null.items():
         if METRICS[key].headline and not null.alike:
@@ -192,9 +199,15 @@ def notes(analysis: Analysis) -> Iterator[str]:
 
 
 def strays(analysis: Analysis) -> Iterator[str]:
+    """A line a scenario: who has outliers, and how many of how many samples they are."""
     for metric in HEADLINES:
         if metric not in analysis.metrics:
             continue
-        for row in analysis.servers:
-            if strange := outliers(analysis.values(metric, row)):
-                yield f"Outlier, kept: {row}, {metric.scenario}, {len(strange)} of its samples."
+        found = {row: len(outliers(analysis.values(metric, row))) for row in analysis.servers}
+        rows = [row for row, strange in found.items() if strange]
+        if rows:
+            among = sum(len(analysis.values(metric, row)) for row in rows)
+            yield (
+                f"Outliers, kept: {metric.scenario}, {sum(found.values())} of {among} samples:"
+                f" {', '.join(rows)}."
+            )

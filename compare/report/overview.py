@@ -90,6 +90,7 @@ def libev_ratios(analysis: Analysis) -> Table | None:
     keys = [metric.key for metric in HEADLINES if metric in analysis.metrics]
     if LIBEV not in analysis.names or not any(analysis.estimate(key, LIBEV) for key in keys):
         return None
+    program = next(row.source for row in analysis.result.rows if row.name == LIBEV)
     rows = []
     for name in by_rank(analysis):
         if name in models(analysis):
@@ -99,7 +100,7 @@ def libev_ratios(analysis: Analysis) -> Table | None:
         "Times shadowsocks-libev",
         ["", *(f"{METRICS[key].scenario}\n{METRICS[key].unit}" for key in keys)],
         rows,
-        "Below 1: less CPU than ss-server for the same work, in the same rounds.",
+        f"Below 1: less CPU than {program} for the same work, in the same rounds.",
     )
 
 

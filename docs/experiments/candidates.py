@@ -39,6 +39,7 @@ from compare.client import Connection, Endpoint
 from compare.exchange import CHUNK
 from compare.interrupt import Interrupt, Interrupted
 from compare.load import PING
+from compare.peers import Listen
 from compare.plan import Planned
 from compare.schema import Settings
 from compare.servers import PASSWORD, ROWS, Row, ServerFailed, row_of
@@ -158,8 +159,8 @@ def main() -> None:
     ROWS.update({name: row_of(model) for name, model in CANDIDATES.items()})
     of_compare = servers.command
 
-    def command(row: Row, method: str, port: int, folder: str, address: str = servers.LOOPBACK) -> list[str]:
-        program = of_compare(row, method, port, folder, address)
+    def command(row: Row, listen: Listen) -> list[str]:
+        program = of_compare(row, listen)
         if row.name in CANDIDATES:  # the installed command does not know them
             program[1 : program.index("serve")] = [os.path.abspath(__file__), AS_TUNNEL]
         return program

@@ -32,13 +32,15 @@ POOLS = (15, 30, 60, 120)
 SCENARIOS = (
     *BULK,
     *("sizes", "connections", "connections-concurrent", "ping-pong", "load", "concurrency", "idle"),
-    *("mixed", "unp", "shock", "memory", "children"),
+    *("mixed", "unp", "shock", "start", "memory", "children"),
 )
+WITHOUT_DIRECT = ("memory", "idle", "children", "unp", "shock", "start")
 HAS_POINTS = {"sizes": SIZES, "load": LOADS, "concurrency": BUSY, "idle": IDLE, "unp": POOLS}
 BASELINES: dict[str, tuple[str, ...]] = {
-    "direct": tuple(name for name in SCENARIOS if name not in ("memory", "idle", "children", "unp", "shock")),
+    "direct": tuple(name for name in SCENARIOS if name not in WITHOUT_DIRECT),
     "relay": SCENARIOS[:8],
     "aead": BULK[:2],
+    "bare-fork": ("connections",),
 }
 ENVIRONMENT: dict[str, Any] = {
     "started": "2026-01-02T03:04:05Z",
@@ -102,6 +104,7 @@ CHARACTERS = {
     "direct": Character(0.0, 0.0, 0.0, 0, 0),
     "relay": Character(0.55, 150e-6, 40e-6, 16e6, 60e3),
     "aead": Character(0.2, 0.0, 0.0, 0, 0),
+    "bare-fork": Character(0.0, 700e-6, 0.0, 0, 0),
 }
 
 
@@ -194,6 +197,11 @@ class Maker:
         if not one.alone:
             made.figures |= {"held": 10, "pss_open": idle + self.noisy(10 * max(one.each, 9e3))}
 
+    def start(self, made: Sample, one: Character, _: float) -> None:
+        made.figures = {"start": self.noisy(0.15)}
+        if one.workers:
+            made.figures["worker_private"] = self.noisy(1.8e6)
+
     def children(self, made: Sample, one: Character, _: float) -> None:
         made.figures = {"count": 5000, "wall": self.noisy(4.0)}
         made.figures |= self.split(self.noisy(5000 * one.connection))
@@ -249,6 +257,7 @@ class Maker:
         made.figures = {"held": held, "pss_idle": self.noisy(one.image)}
         made.figures |= {
             "pss": self.noisy(one.image + held * max(one.each, 9e3)),
+            "stacks": held * 24e3 if made.row == "thread" else 0,
             "first_us": self.noisy(300),
         }
 

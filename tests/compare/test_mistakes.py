@@ -33,6 +33,12 @@ MISTAKES = {
         os.EX_USAGE,
         "'soon': expected a number of seconds",
     ),
+    "a scenario that clients do not have": (
+        ["run", "--end", "local", "--scenarios", "bulk-up,load"],
+        os.EX_USAGE,
+        "--end local has no scenario load: expected some of bulk-up,bulk-down,connections,ping-pong",
+    ),
+    "an end that is none": (["run", "--end", "middle"], os.EX_USAGE, "'serve', 'local'"),
     "a ceiling of no model": (["ceiling", "--models", "x"], os.EX_USAGE, "model 'x' does not exist"),
     "an unknown method": (["run", "--method", "rc4"], os.EX_USAGE, "aes-256-gcm"),
     "a file as folder": (["run", "--out", __file__], os.EX_CANTCREAT, "File exists"),

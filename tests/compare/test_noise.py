@@ -17,6 +17,7 @@ from compare import schema, servers
 from compare.analysis import METRICS, Analysis
 from compare.cli import begin, build_parser
 from compare.interrupt import Interrupt
+from compare.peers import Listen
 from compare.run import begun, run
 from compare.schema import Result, Sample, Settings
 from compare.servers import ROWS, Row
@@ -129,8 +130,8 @@ def test_a_server_that_is_slower_by_a_tenth_is_found(
     """A real server made slower, a real run; more rounds where the machine is noisy."""
     honest = servers.command
 
-    def command(row: Row, method: str, port: int, *where: str) -> list[str]:
-        program = honest(row, method, port, *where)
+    def command(row: Row, listen: Listen) -> list[str]:
+        program = honest(row, listen)
         if row.name == "select":
             program[1:3] = ["-c", SLOWER, "tunnel"]
         return [word.replace("--model=poll", "--model=select") for word in program]

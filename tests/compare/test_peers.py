@@ -19,6 +19,7 @@ from compare.plan import Planned
 from compare.sample import take
 from compare.schema import Settings
 from compare.servers import PEER, ROWS
+from tunnel.config import LOCAL
 from tunnel.keys import METHODS
 
 PASSWORD = "not for the process list"
@@ -49,6 +50,10 @@ def test_they_are_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert peers.found() == ["rust", "go"]
     assert peers.version("rust") == "1.21.2"
     assert peers.version("go") == "unknown"
+    assert peers.found(LOCAL) == ["go"]  # which is both ends; sslocal is not there
+    program(tmp_path, "sslocal", "exit 0")
+    assert peers.found(LOCAL) == ["rust", "go"]
+    assert str(tmp_path / "sslocal") in peers.listing()
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -66,6 +71,47 @@ def test_a_password_stands_in_a_file_where_there_is_a_way(name: str, method: str
     assert json.loads(text)
     for wanted in (PASSWORD, "127.0.0.1", "8388", method):
         assert wanted in text
+
+
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.client])
+def test_a_client_listens_here_and_leads_there(name: str, tmp_path: Path) -> None:
+    client = PEERS[name].client
+    assert client
+    words = client.command(Listen(1080, "aes-256-gcm", PASSWORD, str(tmp_path), server=8388))
+    assert words[0] == client.program
+    assert any(PASSWORD in word for word in words) is PEERS[name].shows_password
+    if PEERS[name].shows_password:
+        assert words[1:] == [
+            "-c",
+            f"ss://AEAD_AES_256_GCM:{PASSWORD}@127.0.0.1:8388",
+            "-socks",
+            "127.0.0.1:1080",
+        ]
+        return
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["local_port"], config["server_port"]) == (1080, 8388)
+
+
+@pytest.mark.parametrize("name", ["libev", "rust"])
+def test_those_that_delay_by_default_are_told_not_to(name: str, tmp_path: Path) -> None:
+    """Nagle's algorithm against delayed acknowledgements: 44 ms, which would be measured as theirs."""
+    PEERS[name].command(Listen(8388, "aes-256-gcm", PASSWORD, str(tmp_path)))
+    assert json.loads((tmp_path / "config.json").read_text())["no_delay"] is True
+
+
+@pytest.mark.parametrize(
+    ("has", "said"),
+    [("True True", "does not start"), ("False False", "30 times slower"), ("True False", None)],
+)
+def test_a_pproxy_that_cannot_do_its_best_is_told(
+    has: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "python", f"echo {has}")
+    (tmp_path / "pproxy").write_text(f"#!{tmp_path}/python\n")
+    (tmp_path / "pproxy").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert peers.notes().get("pproxy", "nothing").count(said or "nothing") == 1
+    assert (said or "pproxy") in peers.listing()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,19 @@ import pytest
 from compare import report, schema
 from compare.analysis import Analysis
 from compare.report import book, bulk, conditions, connections, curves, latency, overview
-from compare.report.draw import FAMILIES, SERIES, Line, beside, draw, shared_out
+from compare.report.draw import (
+    FAMILIES,
+    SERIES,
+    Axis,
+    Dot,
+    Line,
+    beside,
+    dots,
+    draw,
+    far_off,
+    panels,
+    shared_out,
+)
 from compare.report.page import page
 from compare.report.parts import NOTHING, UNUSABLE, Missing, Section, size
 from compare.report.sections import ORDER, sections
@@ -370,6 +382,48 @@ def test_one_point_is_a_dot_and_no_line(whole: Analysis) -> None:
     assert made.drawing
     assert "concat" not in made.drawing(900, False)
     assert ">MB of PSS (log scale)<" in draw(made.drawing, 900, False, "x")
+
+
+FAR_OFF = {"a": 1.0, "b": 1.2, "c": 0.9, "d": 1.1, "far": 30.0, "low": 0.03}
+
+
+def test_a_row_that_is_far_off_is_told_by_the_median_of_the_others() -> None:
+    found = {row: [(1.0, value), (2.0, 2 * value)] for row, value in FAR_OFF.items()}
+    assert far_off(found) == ["far"]
+    assert far_off(found, too_low=True) == ["far", "low"]
+    found["far"][0] = (1.0, 1.0)  # far at one of its two points: a bend, and shown
+    assert far_off(found) == []
+    assert far_off({"a": [(1.0, 1.0)], "b": [(1.0, 2.0)], "c": [(1.0, 99.0)]}) == []  # nobody is many
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["wide", "narrow"])
+def test_a_row_that_is_far_off_does_not_stretch_the_axes(narrow: bool) -> None:
+    """And is said to be, above the drawing; one that is about it keeps it."""
+    lines = [Line(row, [(1.0, value), (2.0, value)]) for row, value in FAR_OFF.items()]
+    shown = {row: Dot(value, value, value, str(value)) for row, value in FAR_OFF.items()}
+    axes = Axis("n", [1.0, 2.0], log=False), Axis("us (log scale)", [0.01, 0.1, 1, 10, 100])
+    width = 318 if narrow else 1020
+    for drawing, gone in ((panels(lines, *axes), {"far", "low"}), (dots(shown, "us"), {"far"})):
+        drawn = draw(drawing, width, narrow, "x")
+        rows = {element.get("data-row") for element in Tree.fromstring(drawn).iter()} - {None}
+        assert rows == FAR_OFF.keys() - gone
+        assert f">Off the scale: {' and '.join(sorted(gone))}; see the numbers.<" in drawn
+        assert float(Tree.fromstring(drawn).get("width", "")) <= (358 if narrow else 1080)
+    assert "Off the scale" not in draw(dots(shown, "us", everybody=True), width, narrow, "x")
+
+
+def test_a_bar_that_is_far_off_leaves_room_for_the_others() -> None:
+    result = full_result(["prefork", "select", "fork", "poll", "libev"], rounds=2)
+    for sample in result.samples:
+        if sample.row == "libev" and sample.scenario.startswith("bulk"):
+            sample.figures |= {name: 500 * sample.figures[name] for name in ("cpu", "user", "system")}
+    made = section(bulk.gigabyte(Analysis(result)))
+    assert made.drawing
+    for narrow in (False, True):
+        drawn = draw(made.drawing, 318 if narrow else 1020, narrow, "x")
+        assert ">Off the scale: libev; see the numbers.<" in drawn
+        assert 'data-row="libev"' not in drawn
+    assert "libev" in [row[0] for row in made.tables[0].rows]
 
 
 def test_names_beside_a_panel_do_not_lie_on_each_other() -> None:

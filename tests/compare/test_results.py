@@ -371,4 +371,4 @@ def test_peers_are_listed_with_a_way_to_get_them(
     assert list(lines) == ["ROW", "libev", "rust", "go", "v2ray", "pproxy"]
     assert lines["rust"].endswith(f"{program}, version 1.23.4")
     assert lines["libev"].endswith("not found: apt-get install shadowsocks-libev")
-    assert lines["pproxy"].endswith("not found: pip install pproxy")
+    assert lines["pproxy"].endswith("not found: pip install pproxy pycryptodome, in a venv without uvloop")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from compare import ceiling, cgroup, tree, unp
+from compare import ceiling, cgroup, sample, servers, tree, unp
+from compare.analysis import METRICS
 from compare.bench import Bench
+from compare.forks import FORKS
 from compare.interrupt import Interrupt
 from compare.plan import CHILDREN, HERD, SCENARIOS, SHOCK, Planned
 from compare.sample import take
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
-from compare.servers import DIRECT, NULL, RELAY, ROWS
+from compare.servers import BARE_FORK, DIRECT, NULL, RELAY, ROWS
 from compare.validity import LITTLE, little
 
 METHOD = "aes-256-gcm"
@@ -103,6 +110,78 @@ def test_idle_connections_and_a_new_one_among_them(row: str, bench: Bench) -> No
     assert figures["held"] == 100
     assert figures["pss"] > figures["pss_idle"] > 0
     assert 0 < figures["first_us"] < 10e6
+
+
+def test_stacks_of_threads_are_told_apart(bench: Bench) -> None:
+    """Two threads a client, whose stacks have at least one page each; a loop has one thread."""
+    figures = taken(bench, "thread", "idle", 100).figures
+    assert 2 * 100 * 4096 <= figures["stacks"] < figures["pss"] - figures["pss_idle"]
+    each, beyond = (
+        METRICS[key].of(Sample("", "", 1, figures=figures)) for key in ("idle_each", "idle_beyond")
+    )
+    assert each
+    assert beyond == pytest.approx(each - figures["stacks"] / 100 / 1e3)
+    assert taken(bench, "epoll", "idle", 100).figures["stacks"] == 0
+
+
+def test_a_bare_fork_of_the_process_that_forks(bench: Bench) -> None:
+    """It copies the page tables that serving a client copies, and less than that client's pages."""
+    figures = taken(bench, BARE_FORK, "connections").figures
+    assert figures["count"] == FORKS
+    each = METRICS["connection_cpu"].of(Sample("", "", 1, figures=figures))
+    assert each
+    assert 10 < each < 1e5  # microseconds
+    faults = METRICS["connection_faults"].of(Sample("", "", 1, figures=figures))
+    assert faults
+    assert 10 < faults < 2000
+
+
+def test_a_bare_fork_that_never_forks_is_invalid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "ANSWER", 0.3)
+    monkeypatch.setattr(servers, "FORK", "iterative")
+    interrupt = Interrupt()
+    made = take(Planned(BARE_FORK, "connections", 1), SETTINGS, bench, interrupt)
+    interrupt.close()
+    assert re.match("bare-fork forked nothing: .*listens", made.invalid or "")
+
+
+@pytest.mark.parametrize(("row", "pool"), [("prefork", True), ("thread", False), ("libev", False)])
+def test_the_start_and_an_idle_worker(row: str, pool: bool, bench: Bench) -> None:
+    if row == "libev" and shutil.which("ss-server") is None:
+        pytest.skip("ss-server is not on PATH")
+    figures = taken(bench, row, "start").figures
+    assert 0 < figures["start"] < 10
+    assert ("worker_private" in figures) is pool
+    if pool:
+        assert 1e5 < figures["worker_private"] < 1e8
+
+
+class Watching(Interrupt):
+    """Knows what ran when a descriptor that was waited for could be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[bytes] = []
+
+    def wait(self, fd: int | None, seconds: float) -> bool:
+        readable = super().wait(fd, seconds)
+        if fd is not None:
+            assert readable
+            self.ran = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree.descendants(os.getpid())]
+        return readable
+
+
+def test_a_server_begins_when_it_is_executed() -> None:
+    """And not when its launcher does, which is a Python too."""
+    interrupt = Watching()
+    asked = time.monotonic()
+    with servers.start(ROWS["iterative"], METHOD, [0], interrupt) as server:
+        assert asked < server.began < time.monotonic()
+        assert interrupt.ran
+        assert not [
+            words for words in interrupt.ran if b"--model=iterative" in words and b"launch.py" in words
+        ]
+    interrupt.close()
 
 
 def test_small_requests_beside_a_bulk_stream(bench: Bench) -> None:

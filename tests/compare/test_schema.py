@@ -64,6 +64,7 @@ def test_an_earlier_minor_version_is_read() -> None:
     old = schema.load(OLD)
     (sample,) = old.samples
     assert (sample.workers, old.left_out, old.settings.most) == ([], {}, {})
+    assert (old.settings.end, old.settings.rows) == ("serve", {})
     assert (sample.figures["count"], sample.latency_us) == (10, [(600, 9), (900, 1)])
     assert old.complete
 

@@ -19,6 +19,7 @@ import pytest
 from compare import schema, servers
 from compare.bench import Bench, LoadFailed
 from compare.interrupt import Interrupt, Interrupted
+from compare.peers import Listen
 from compare.plan import Planned
 from compare.run import begun, plan_of
 from compare.servers import ROWS, ServerFailed
@@ -186,8 +187,8 @@ def started(command: Command, interrupt: Interrupt, monkeypatch: pytest.MonkeyPa
     """A function that starts STUBBORN in the place of a model."""
 
     def start(how: str) -> servers.Server:
-        def program(_row: object, _method: str, port: int, *_where: str) -> Sequence[str]:
-            return [sys.executable, "-c", STUBBORN, str(port), how]
+        def program(_row: object, listen: Listen) -> Sequence[str]:
+            return [sys.executable, "-c", STUBBORN, str(listen.port), how]
 
         monkeypatch.setattr(servers, "command", program)
         monkeypatch.setattr(servers, "PATIENCE", 1.0)
