@@ -133,10 +133,13 @@ def read_opening(
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
         deadline = time.monotonic() + idle
     while session.target is None:
-        if time.monotonic() > deadline:
+        left = deadline - time.monotonic()
+        if left <= 0:
             raise TimeoutError(
                 "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
             )
+        if left < WAKES:  # to the moment, as failures are drained: when it closes must not tell which it was
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(max(left, 0.001)))
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py
