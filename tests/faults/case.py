@@ -186,6 +186,10 @@ class Case:
         rig.warm_up()
         self._watched.append(Watched(rig))
 
+    def forget_first(self) -> None:
+        """The first server of the row has ended, and another one of the row has its place."""
+        del self._watched[0]
+
     def allow_growth(self, size: int) -> None:
         """More bytes than usual may be left with the server."""
         self._watched[-1].memory += size

@@ -6,7 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tests.conformance import test_crowds as crowds
 from tests.conformance.test_workers import server_of
@@ -107,12 +107,13 @@ def test_thread_does_not_start(case: Case) -> None:
         for stream in [rig.silent() for _ in range(3)]:
             assert stream.how_it_ends(1.0) in ENDED
         exchange(near, far, MB)
-    with no_more_tasks(rig, 1):
-        half = rig.near()
-        rig.far()
-        assert half.how_it_ends(1.0) in ENDED
     case.reason("client dropped: can't start new thread", 3)
-    case.reason("cut: can't start new thread", int(case.subject == "thread"))
+    if case.subject == "thread":  # which needs two
+        with no_more_tasks(rig, 1):
+            half = rig.near()
+            rig.far()
+            assert half.how_it_ends(1.0) in ENDED
+        case.reason("cut: can't start new thread")
 
 
 @row(28, quick=("select",))
@@ -123,7 +124,7 @@ def test_descriptor_1024(case: Case) -> None:
     case.reason("cannot connect to .*: .*select cannot watch descriptor 1024", 2)
 
 
-@row(29, peers=PEERS)
+@row(29, peers=PEERS, cannot={"select": "it watches 1,024 descriptors at most: its lesson"})
 def test_ten_thousand_idle_connections(case: Case) -> None:
     """10,000 clients that have said nothing, then a transfer among them."""
     own = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -133,15 +134,20 @@ def test_ten_thousand_idle_connections(case: Case) -> None:
     try:
         rig = case.make("--handshake-timeout", "600")
         before = memory(rig.pid)
-        idle = [rig.silent() for _ in range(IDLE)]
-        rig.transfer(within=3.0)
-        each = (memory(rig.pid) - before) / 1000 / IDLE
-        rig.idles(1.0)
+        grown = []
+        for _ in range(2):  # what the first ones have left is enough for the second ones
+            idle = [rig.silent() for _ in range(IDLE)]
+            rig.transfer(within=3.0)
+            grown.append(memory(rig.pid) - before)
+            rig.idles(1.0)
+            for stream in idle:
+                stream.close()
+            rig.settles(within=10.0)
+        each = grown[0] / 1000 / IDLE
         assert each < IDLE_KB, f"{each:.1f} KB for each"
+        assert grown[1] < 1.5 * grown[0] + MB, f"{grown[0] / MB:.0f} MB, then {grown[1] / MB:.0f} MB"
         case.note(f"{each:.1f} KB each")
-        for stream in idle:
-            stream.close()
-        case.allow_growth(IDLE * IDLE_KB * 1000 // 4)  # freed, and not all given back
+        case.allow_growth(grown[0])  # it is free, but the process keeps it
         case.look()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, own)
@@ -155,28 +161,24 @@ def test_flood_past_the_backlog(case: Case) -> None:
 
 @row(31)
 def test_out_of_memory(case: Case) -> None:
-    """A memory cgroup with little left, and clients that need more than that, until the kernel kills."""
-    rig = case.make()
-    near, far = rig.open()
-    master = rig.pid
-    with Group("memory", rig.pid) as group:
-        group.memory(group.memory_now() + 2 * MB)
+    """A memory cgroup with 2 MB left (`fork`: 30 MB), and clients that need more, until the kernel kills."""
+    with Group("memory") as group:
+        rig = case.make(prefix=group.prefix)
+        group.memory(group.memory_now() + (30 if case.subject == "fork" else 2) * MB)
         streams: list[Stream] = []
         deadline = time.monotonic() + 10.0
         while not group.killed() and time.monotonic() < deadline:
-            try:
-                stream = rig.near(first=pattern(200_000))
-                streams.append(stream)
-            except OSError:
-                pass
-        assert group.killed(), "nobody was killed"
-        assert is_alive(master), "the server itself was killed"
+            streams.append(rig.near())
+            with suppress(OSError):
+                streams.append(rig.far())
+                streams[-1].push(pattern(MB), 5 * MB, 0.05)
         group.memory(None)
-    for stream in streams:
-        stream.close()
-    rig.close_streams()
-    if rig.workers:
-        wait_until(lambda: len(child_pids(rig.pid)) == rig.workers, 8.0, "who was killed has a successor")
-    case.reason("was killed by SIGKILL|Cannot allocate memory|cut: ", 0, 1000)
-    assert near
-    assert far
+        assert group.killed(), "nobody was killed"
+        for stream in streams:
+            stream.close()
+        assert is_alive(rig.pid), "the server itself was killed"
+        if rig.workers:
+            wait_until(lambda: len(child_pids(rig.pid)) == rig.workers, 8.0, "who was killed has a successor")
+        case.reason("was killed by SIGKILL", 1 if rig.workers else 0, 8)
+        case.reason("client dropped: cannot fork|cannot start a worker|cut: ", 0, 100)
+        case.look()
