@@ -10,6 +10,7 @@ mistakes get out of `serve_client`.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
     except ProtocolError as error:
         slot.enter(DRAIN)
         log.warning(f"handshake failed: {error}", peer_name(accepted))
-        accepted.sendall(session.answer(error))
+        tell(accepted, session.answer(error))
         server.drain.add(accepted, deadline)
         return None
     except TimeoutError as error:
@@ -116,8 +117,15 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
         return server.service.dial(target, slot.beat)
     except OSError as error:
         log.info(f"cannot connect to {target}: {describe(error)}", peer_name(accepted))
-        accepted.sendall(session.answer(error))
+        tell(accepted, session.answer(error))
         return None
+
+
+def tell(accepted: socket.socket, words: bytes) -> None:
+    """The answer to what has failed, and has been logged. Who has left need not hear it."""
+    if words:
+        with contextlib.suppress(OSError):
+            accepted.sendall(words)
 
 
 def read_opening(
