@@ -1,5 +1,6 @@
 # make compare   set up, compare all models on this machine, write ./results/.../report.html
 # make test      set up, install what the tests need, run lint, types and tests
+# make faults    every fault of docs/faults.md against every model; writes the table there
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.
 
@@ -8,9 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The tests mostly wait, for processes and sockets: several share a core well.
 PARALLEL ?= -n 5 --dist worksteal
-SYSTEM_PACKAGES := shadowsocks-libev curl chromium
+SYSTEM_PACKAGES := shadowsocks-libev curl chromium faketime nftables iproute2
 
-.PHONY: help compare test test-slow lint system clean wheel
+.PHONY: help compare test test-slow faults lint system clean wheel
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -37,6 +38,10 @@ test: $(VENV)/installed-for-tests system lint
 
 test-slow: $(VENV)/installed-for-tests system
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+# Four at once: more would make the machine itself the fault.
+faults: $(VENV)/installed-for-tests system
+	$(BIN)/python -m pytest tests/faults -m faults -n 4 --table docs/faults.md
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

@@ -391,7 +391,9 @@ class Pool:
             if status == 0:
                 self._stillborn = 0
                 continue
-            log.warning(f"worker {pid} {how_it_ended(status)}" + (": it will be replaced" if replaced else ""))
+            log.warning(
+                f"worker {pid} {how_it_ended(status)}" + (": it will be replaced" if replaced else "")
+            )
             if not self.stopping:
                 self._bury(died_young, before_accept)
 

@@ -33,7 +33,6 @@ from tunnel.flow import EMPTY, Flow
 from tunnel.log import describe, log, peer_name
 
 
-
 async def connected(sock: socket.socket) -> None:
     """Waits for a connection in progress (UNP 16.3). Raises OSError, in connect's own words, where
     `loop.sock_connect` has words of its own."""

@@ -1,6 +1,6 @@
 """A relay in user space between a client and the server under test: it changes, delays, cuts into pieces.
 
-    client ==> [ Between: place ] ==> server         each piece passes through `change`, or waits
+client ==> [ Between: place ] ==> server         each piece passes through `change`, or waits
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which cells run, and where their results go.
 
-    subject   a model of the row, or a peer that it can be tried on
-    case      that cell; what its check needs, and what holds after it
+subject   a model of the row, or a peer that it can be tried on
+case      that cell; what its check needs, and what holds after it
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("faults")
         item.user_properties.append(("cell", (mark.args[0], subject)))
         how = " ".join((getattr(item.obj, "__doc__", "") or "").split())  # type: ignore[attr-defined]
-        item.user_properties.append(("how", (mark.args[0], how)))
+        item.user_properties.append(("how", how))
         if not everything and subject not in mark.kwargs["quick"]:
             left_out.append(item)
     if left_out:

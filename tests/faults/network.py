@@ -123,7 +123,9 @@ class NameServer:
         records = b""
         for address in addresses:
             raw = socket.inet_pton(socket.AF_INET if kind == A else socket.AF_INET6, address)
-            records += b"\xc0\x0c" + kind.to_bytes(2, "big") + b"\0\1\0\0\0\0" + len(raw).to_bytes(2, "big") + raw
+            records += (
+                b"\xc0\x0c" + kind.to_bytes(2, "big") + b"\0\1\0\0\0\0" + len(raw).to_bytes(2, "big") + raw
+            )
         return head + bytes(4) + packet[12 : place + 5] + records
 
 

@@ -117,7 +117,9 @@ class Prober:
 
     def _at(self, seconds: float, connection: Connection, content: bytes | None) -> None:
         """Sends later; None is a FIN."""
-        step = (lambda: self._finish(connection)) if content is None else lambda: self._send(connection, content)
+        step = (
+            (lambda: self._finish(connection)) if content is None else lambda: self._send(connection, content)
+        )
         heapq.heappush(self._due, (connection.since + seconds, next(self._order), step))
 
     def _send(self, connection: Connection, content: bytes) -> None:

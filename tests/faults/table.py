@@ -11,7 +11,9 @@ from __future__ import annotations
 import platform
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,22 +32,22 @@ class Collector:
         self._how: dict[int, list[str]] = defaultdict(list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        told = dict(report.user_properties)
+        told: dict[str, Any] = dict(report.user_properties)
         if "cell" not in told:
             return
-        number, subject = told["cell"]  # type: ignore[misc]
-        _, how = told["how"]  # type: ignore[misc]
-        if how not in self._how[number]:
-            self._how[number].append(how)
+        number, subject = told["cell"]
+        if told["how"] not in self._how[number]:
+            self._how[number].append(told["how"])
         cell = self._cells[number, subject]
         if report.failed:
             cell.append(FAILED)
         elif report.skipped:
-            why = getattr(report, "wasxfail", "") or str(report.longrepr[2]).removeprefix("Skipped: ")  # type: ignore[index]
-            cell.append(why.removeprefix(f"{subject}: "))
+            why: str = getattr(report, "wasxfail", "") or str(report.longrepr[2])  # type: ignore[index]
+            cell.append(why.removeprefix("Skipped: ").removeprefix(f"{subject}: "))
         elif report.when == "teardown":
             notes = told.get("notes") or []
-            cell.append(OK if not notes else "; ".join(notes) if is_no(notes) else f"{OK}: {'; '.join(notes)}")  # type: ignore[arg-type]
+            said = "; ".join(notes)
+            cell.append(said if is_no(notes) else f"{OK}: {said}" if notes else OK)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._cells or not (self._path or terminalreporter.config.getoption("verbose") > 0):
@@ -69,7 +71,7 @@ class Collector:
         lines += [f"| {number} | {' '.join(self._how[number])} |" for number in ROWS if self._how[number]]
         return "\n".join(lines)
 
-    def _cell(self, number: int, models: tuple[str, ...], notes: list[str]) -> str:
+    def _cell(self, number: int, models: Sequence[str], notes: list[str]) -> str:
         if ROWS[number].later:
             return f"[{note(ROWS[number].later, notes)}]"
         results: dict[str, list[str]] = defaultdict(list)  # models by what came out
@@ -86,7 +88,7 @@ class Collector:
         return "; ".join(shown) or "-"
 
 
-def is_no(notes: list[str]) -> bool:
+def is_no(notes: Sequence[str]) -> bool:
     return any(text.startswith("no: ") for text in notes)
 
 

@@ -46,7 +46,10 @@ def test_black_hole(case: Case) -> None:
 @row(22)
 def test_names_that_fail_or_hang(case: Case) -> None:
     """A stub name server in a network namespace: no such name, then no answer at all (resolv.conf: 1 s)."""
-    with Network(), NameServer(case.directory, {"good.test": always("127.0.0.1"), "hangs.test": silence}) as dns:
+    with (
+        Network(),
+        NameServer(case.directory, {"good.test": always("127.0.0.1"), "hangs.test": silence}) as dns,
+    ):
         rig = case.make("--connect-timeout", "1", resolves=True, prefix=dns.prefix)
         none = rig.near(target=("none.test", 80))
         assert none.how_it_ends(1.0) in ENDED

@@ -16,7 +16,6 @@ from tests.cli.running import UNPRIVILEGED, private
 from tests.conformance import test_stop as stops
 from tests.conformance.test_master import Crowd, config_of, configure, reload
 from tests.core import test_keys as keys
-from tunnel.keys import METHODS
 from tests.faults.between import Between
 from tests.faults.case import Case
 from tests.faults.network import Network
@@ -26,12 +25,20 @@ from tests.harness.rig import Rig
 from tests.harness.stream import Stream, Task, exchange, pattern, sha256
 from tests.harness.targets import Target
 from tests.harness.tree import child_pids, members, wait_until
+from tunnel.keys import METHODS
 
 MB = 1_000_000
 ENDED = ("FIN", "RST")
 HANDSHAKE = 2.0  # seconds, where clocks jump
 DAY = 86_400  # seconds
-WRONG = ("a wrong type", "an unknown method", "an unknown model", "a short key", "no JSON", "an empty password")
+WRONG = (
+    "a wrong type",
+    "an unknown method",
+    "an unknown model",
+    "a short key",
+    "no JSON",
+    "an empty password",
+)
 
 
 @row(40, quick=("prethread", "prefork-reuseport"))
@@ -60,7 +67,7 @@ def test_second_sigterm_and_sigint(case: Case) -> None:
 
 @row(42, quick=("asyncio",))
 def test_sighup(case: Case) -> None:
-    """300 clients in a loop, four at once, while HUP comes four times with a good file and once with a bad one."""
+    """300 clients, four at once, while HUP comes four times with a good file and once with a bad one."""
     rig = case.make("--grace", "1")
     good = config_of(rig).read_text()
     with Target() as target:
@@ -94,7 +101,9 @@ def generation_logs(rig: Rig, to_full: bool) -> None:
     def all_do() -> bool:
         processes = members(rig.pid)
         opened = [{os.readlink(fd) for fd in glob.glob(f"/proc/{each.pid}/fd/*")} for each in processes]
-        return len(processes) == 1 + rig.workers and all(("/dev/full" in found) == to_full for found in opened)
+        return len(processes) == 1 + rig.workers and all(
+            ("/dev/full" in found) == to_full for found in opened
+        )
 
     wait_until(all_do, 5.0, "all processes log to the same place")
 
@@ -159,7 +168,9 @@ def test_clock_jumps(case: Case) -> None:
             assert silent.how_it_ends(0.8 * HANDSHAKE - 0.3) == "open", "the jump has ended a handshake"
             assert silent.how_it_ends(HANDSHAKE) == "FIN"
             took = time.monotonic() - started
-            assert HANDSHAKE * 0.9 < took < HANDSHAKE + 1.0, f"a deadline of {HANDSHAKE:g} s took {took:.1f} s"
+            assert HANDSHAKE * 0.9 < took < HANDSHAKE + 1.0, (
+                f"a deadline of {HANDSHAKE:g} s took {took:.1f} s"
+            )
             silent.close()
         if case.subject != "iterative":
             exchange(near, far, 100_000)
@@ -216,15 +227,16 @@ def test_configuration_errors(case: Case) -> None:
     for name in WRONG:
         content, said = mistakes.CONTENTS[name]
         path = private(case.directory / "config.json", content)
-        mistakes.mistake(os.EX_CONFIG, path, *said, words=["serve", "--model", case.subject, "--config", path])
+        mistakes.mistake(
+            os.EX_CONFIG, path, *said, words=["serve", "--model", case.subject, "--config", path]
+        )
 
 
 @row(48, quick=("prefork-fdpass",))
 def test_secrets(case: Case) -> None:
-    """/proc/PID/cmdline, environ and comm of every process, the whole log at debug, repr, an open key file."""
+    """/proc/PID/cmdline, environ, comm of every process; the log at debug; repr; an open key file."""
     secrets.test_a_running_server_hides_its_password_in_every_process(case.subject, case.directory)
     secrets.test_a_password_is_in_no_output_however_much_is_logged(case.subject, "text", case.directory)
     mistakes.test_a_password_file_that_others_can_read(case.directory)
     for method in METHODS:
         keys.test_a_secret_never_shows_its_key(method)
-

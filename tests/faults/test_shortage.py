@@ -16,7 +16,15 @@ from tests.faults.starve import Group
 from tests.faults.tools import lacking
 from tests.harness.rig import Rig
 from tests.harness.stream import Stream, exchange, pattern
-from tests.harness.tree import child_pids, cpu_seconds, is_alive, members, memory, most_descriptors, wait_until
+from tests.harness.tree import (
+    child_pids,
+    cpu_seconds,
+    is_alive,
+    members,
+    memory,
+    most_descriptors,
+    wait_until,
+)
 
 NOFILE = 64  # descriptors, where they run out
 IDLE = 10_000  # connections
@@ -86,7 +94,7 @@ def test_fork_fails(case: Case) -> None:
 
 @row(27, quick=("thread",))
 def test_thread_does_not_start(case: Case) -> None:
-    """A pids cgroup, which counts threads: no room for a client's, room for one of its two, or a pool's start."""
+    """A pids cgroup: no room for a client's thread, for one of its two, or for all of a pool."""
     if case.subject in POOLS_OF_THREADS:
         with Group("pids") as group:
             group.tasks(6)

@@ -129,5 +129,3 @@ def test_random_numbers_after_a_fork(case: Case) -> None:
         near.close()
         far.close()
     assert len(salts) == 2000
-
-

@@ -7,7 +7,13 @@ import shutil
 
 import pytest
 
-PACKAGES = {"nft": "nftables", "ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "setpriv": "util-linux"}
+PACKAGES = {
+    "nft": "nftables",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+}
 
 
 def lacking(what: str) -> None:
