@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.rows import COLUMNS, ROWS
+from tests.faults.rows import COLUMNS, PEERS, ROWS
 
 BEGIN, END = "<!-- table: written by `make faults` -->", "<!-- end of the table -->"
 OK, FAILED = "ok", "FAILED"
@@ -83,9 +83,14 @@ class Collector:
             ok, reason = text == OK or text.startswith(f"{OK}: "), text.removeprefix(f"{OK}: ")
             word = OK if ok else "no" if reason.startswith("no: ") else FAILED if FAILED in text else ""
             said = "" if reason in (OK, FAILED) else f"[{note(reason.removeprefix('no: '), notes)}]"
-            whom = f"{', '.join(names)}: " if len(results) > 1 else ""
+            some = len(names) < len([model for model in models if applies(number, model)])
+            whom = f"{', '.join(names)}: " if some else ""
             shown.append(whom + " ".join(filter(None, (word, said))))
         return "; ".join(shown) or "-"
+
+
+def applies(number: int, model: str) -> bool:
+    return model in ROWS[number].models or model in PEERS
 
 
 def is_no(notes: Sequence[str]) -> bool:
