@@ -2,6 +2,7 @@
 # make bench     set up, measure what the goals for speed ask, and say which are met (20 minutes)
 # make bench-docs   the same, and put the table into docs/performance.md
 # make test      set up, install what the tests need, run lint, types and tests
+# make faults    every fault of docs/faults.md against every model; writes the table there
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.
 
@@ -10,9 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The tests mostly wait, for processes and sockets: several share a core well.
 PARALLEL ?= -n 5 --dist worksteal
-SYSTEM_PACKAGES := shadowsocks-libev curl chromium
+SYSTEM_PACKAGES := shadowsocks-libev curl chromium faketime nftables iproute2
 
-.PHONY: help compare bench bench-docs test test-slow lint system clean wheel
+.PHONY: help compare bench bench-docs test test-slow faults lint system clean wheel
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -45,6 +46,10 @@ test: $(VENV)/installed-for-tests system lint
 
 test-slow: $(VENV)/installed-for-tests system
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+# Four at once: more would make the machine itself the fault.
+faults: $(VENV)/installed-for-tests system
+	$(BIN)/python -m pytest tests/faults -m faults -n 4 --table docs/faults.md
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from models._deadlines import Clock, Deadlines
 from models._relay import Opening, Relay
 from models._resolver import OnFound, Resolver
 from models._scoreboard import ACCEPT, RELAY, Slot
-from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
+from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from tunnel.address import Address
 from tunnel.connection import accept_from
 from tunnel.log import log, peer_name
@@ -31,7 +31,6 @@ from tunnel.session import FIRST_PAYLOAD_WAIT
 
 Callback = Callable[[], None]
 TICK = 1.0  # seconds between signs of life
-ACCEPTS_AT_ONCE = 16  # then the clients that are there have their turn
 
 
 class Poller:

@@ -19,7 +19,8 @@ Rules:
   another. So the pool starts small, grows when nobody waits for a client, and shrinks slowly.
 - After a worker that died young the next one is started after a pause that doubles. One that died
   before its first accept was never of use: after the fifth in a row the server ends with EX_SOFTWARE.
-- A worker that gives no sign of life for `heartbeat` seconds is killed. Working is a sign of life.
+- A worker that gives no sign of life for `heartbeat` seconds is killed: by SIGABRT, and if that does not
+  do it, a second later by SIGKILL. Working is a sign of life.
 - A new generation is started before the old one is asked to end, so the listener is never alone. Whoever
   is asked to end, or has had enough clients, does not count any more, however long its clients stay.
 - A worker whose master has gone ends after its client.
@@ -64,13 +65,38 @@ RETIRE_EVERY = 5.0  # seconds; one worker too many is sent home each time
 YOUNG = 2.0  # seconds; who dies before is replaced after a pause
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 2.0  # seconds; it doubles with each
 STILLBIRTHS = 5  # in a row are enough
+SCORE = "/proc/self/oom_score_adj"  # proc(5)
+DIES_FIRST = 500  # thousandths of the memory that there is, by which a child looks larger to the OOM killer
 JITTER = 0.1  # of max_requests, so that not all workers are replaced at once
+
+
+def score_of_children() -> bytes:
+    """If memory runs out, the kernel kills the process with the highest score: the largest, which would
+    be the parent, and with it everybody. What a child writes to be killed first; b"" if not on Linux."""
+    try:
+        with open(SCORE, "rb") as file:
+            return b"%d" % min(1000, int(file.read()) + DIES_FIRST)
+    except OSError:
+        return b""
+
+
+CHILDRENS_SCORE = score_of_children()  # now: in a child, each step more is pages copied
+
+
+def offer_to_die_first() -> None:
+    try:
+        fd = os.open(SCORE, os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, CHILDRENS_SCORE)
+        os.close(fd)
+    except OSError:  # not on Linux, or no descriptor is left for it
+        pass
 
 
 def run_child(work: Callable[..., None], *args: object) -> NoReturn:
     """In a process that was just forked: does the work and ends without the parent's clean-up."""
     code = os.EX_SOFTWARE
     try:
+        offer_to_die_first()
         work(*args)
         code = os.EX_OK
     except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
@@ -79,12 +105,21 @@ def run_child(work: Callable[..., None], *args: object) -> NoReturn:
         os._exit(code)
 
 
+NOBODY = 0, 0  # what waitpid says of children that all go on
+
+
 def reap_one() -> tuple[int, int]:
-    """The pid and wait status of a child that has ended; (0, 0) if none has. Never blocks (UNP 5.10)."""
+    """The pid and wait status of a child that has ended, or NOBODY. Never blocks (UNP 5.10)."""
     try:
         return os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
-        return 0, 0
+        return NOBODY
+
+
+def how_it_ended(status: int) -> str:
+    """A wait status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"exited with {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
 
 
 class Children:
@@ -109,11 +144,13 @@ class Children:
     def reap(self, _number: int, _frame: FrameType | None) -> None:
         """The SIGCHLD handler. One signal may stand for many children (UNP 5.10)."""
         # fig: SIGCHLD handler
-        while pid := reap_one()[0]:
+        for pid, status in iter(reap_one, NOBODY):
             if pid in self._slots:
                 self._end(pid)
             else:
                 self._early.add(pid)
+            if status and not self._stop.requested:
+                log.warning(f"child {pid} {how_it_ended(status)}: so has its client")
         # end fig
 
     def wait(self) -> None:
@@ -132,11 +169,12 @@ class Children:
 class Worker:
     """What the master knows of a child, beside its slot."""
 
-    __slots__ = ("alive", "leaving", "moved", "slot", "started")
+    __slots__ = ("aborted", "alive", "leaving", "moved", "slot", "started")
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.leaving = False  # it has been asked to
+        self.aborted = False  # it has had SIGABRT, for it hung
         self.started = self.alive = time.monotonic()
         self.moved = 0  # connections and bytes when it was last looked at
 
@@ -268,8 +306,10 @@ class Pool:
                 worker.moved, worker.alive = moved, now
             patience = service.heartbeat + (service.dial.timeout if entry.state == DIAL else 0)
             if now - max(worker.alive, entry.beat) > patience:
-                log.error(f"worker {pid} has given no sign of life for {patience:g} s: killed")
-                os.kill(pid, signal.SIGKILL)
+                if not worker.aborted:  # which leaves a core, where cores are wanted
+                    log.error(f"worker {pid} has given no sign of life for {patience:g} s: killed")
+                os.kill(pid, signal.SIGKILL if worker.aborted else signal.SIGABRT)
+                worker.aborted = True
 
     def _handle(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -339,8 +379,7 @@ class Pool:
             die_by(number)
 
     def _reap(self) -> None:
-        while (ended := reap_one())[0]:
-            pid, status = ended
+        for pid, status in iter(reap_one, NOBODY):
             worker = self.workers.pop(pid, None)
             if worker is None:
                 continue  # not a worker: the new program that SIGUSR2 started, and that failed
@@ -351,9 +390,9 @@ class Pool:
             if status == 0:
                 self._stillborn = 0
                 continue
-            code = os.waitstatus_to_exitcode(status)
-            how = f"exited with {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-            log.warning(f"worker {pid} {how}" + (": it will be replaced" if replaced else ""))
+            log.warning(
+                f"worker {pid} {how_it_ended(status)}" + (": it will be replaced" if replaced else "")
+            )
             if not self.stopping:
                 self._bury(died_young, before_accept)
 

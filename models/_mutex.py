@@ -22,6 +22,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 PTHREAD_PROCESS_SHARED, PTHREAD_MUTEX_ROBUST = 1, 1  # <pthread.h>
 MUTEX_SIZE, ATTRIBUTES_SIZE = 64, 64  # bytes; glibc and musl need 40 and 4 to 8
@@ -39,7 +40,14 @@ class RobustMutex:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         self._mutex = ctypes.byref((ctypes.c_char * MUTEX_SIZE).from_buffer(self._memory))
         libc = ctypes.CDLL(None)
-        self._timedlock = libc.pthread_mutex_timedlock
+        try:
+            lock = libc.pthread_mutex_clocklock
+        except AttributeError:  # musl: a wall clock that is set back makes waiters deaf for as long
+            self._clock = time.CLOCK_REALTIME
+            self._timedlock = partial(libc.pthread_mutex_timedlock, self._mutex)
+        else:
+            self._clock = time.CLOCK_MONOTONIC
+            self._timedlock = partial(lock, self._mutex, self._clock)
         self._unlock = libc.pthread_mutex_unlock
         self._consistent = libc.pthread_mutex_consistent
         attributes = ctypes.byref((ctypes.c_char * ATTRIBUTES_SIZE)())
@@ -51,9 +59,9 @@ class RobustMutex:
     def acquire(self, keep_waiting: Callable[[], bool]) -> bool:
         """Locks; False if `keep_waiting()`, asked once a slice, has said no."""
         while keep_waiting():
-            deadline = time.time() + SLICE  # pthread_mutex_timedlock counts by the wall clock
+            deadline = time.clock_gettime(self._clock) + SLICE
             until = Timespec(int(deadline), int(deadline % 1 * 1e9))
-            code = self._timedlock(self._mutex, ctypes.byref(until))
+            code = self._timedlock(ctypes.byref(until))
             if code == errno.EOWNERDEAD:
                 code = self._consistent(self._mutex)
             if code != errno.ETIMEDOUT:

@@ -26,13 +26,11 @@ from typing import cast
 
 from models._direction import reset_on_close
 from models._house import House, Left, addresses_of, in_time
-from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
+from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from tunnel.address import Address
 from tunnel.errors import ProtocolError
 from tunnel.flow import EMPTY, Flow
 from tunnel.log import describe, log, peer_name
-
-ACCEPTS_AT_ONCE = 16  # then the clients that are there have their turn
 
 
 async def connected(sock: socket.socket) -> None:

@@ -10,6 +10,7 @@ mistakes get out of `serve_client`.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -22,6 +23,8 @@ from tunnel.dial import seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
+
+SHORTEST = 0.001  # seconds; an SO_RCVTIMEO of 0 is none
 
 
 class ClientLeft(Exception):
@@ -63,7 +66,7 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
     except ProtocolError as error:
         slot.enter(DRAIN)
         log.warning(f"handshake failed: {error}", peer_name(accepted))
-        accepted.sendall(session.answer(error))
+        tell(accepted, session.answer(error))
         server.drain.add(accepted, deadline)
         return None
     except TimeoutError as error:
@@ -77,8 +80,15 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
         return server.service.dial(target, slot.beat)
     except OSError as error:
         log.info(f"cannot connect to {target}: {describe(error)}", peer_name(accepted))
-        accepted.sendall(session.answer(error))
+        tell(accepted, session.answer(error))
         return None
+
+
+def tell(accepted: socket.socket, words: bytes) -> None:
+    """The answer to what has failed, and has been logged. Who has left need not hear it."""
+    if words:
+        with contextlib.suppress(OSError):
+            accepted.sendall(words)
 
 
 def read_opening(
@@ -93,6 +103,8 @@ def read_opening(
         slot.enter(RELAY)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
         deadline = time.monotonic() + idle
+    elif server.service.timeouts.handshake < WAKES:
+        wake_at(deadline, accepted)
     while True:
         try:
             n = accepted.recv_into(opening.get_buffer())
@@ -111,10 +123,19 @@ def read_opening(
             if not session.dials:
                 deadline = time.monotonic() + idle
         slot.beat()
-        if time.monotonic() > deadline:
+        left = deadline - time.monotonic()
+        if left <= 0:
             raise TimeoutError(
                 "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
             )
+        if left < WAKES and session.dials:
+            wake_at(deadline, accepted)
+
+
+def wake_at(deadline: float, accepted: socket.socket) -> None:
+    """To the moment, as what has failed is drained: when a handshake ends must not tell a prober why."""
+    left = max(deadline - time.monotonic(), SHORTEST)
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(left))
 
 
 def send_all(slot: Slot, accepted: socket.socket, view: memoryview, idle: float) -> None:

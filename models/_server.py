@@ -37,6 +37,7 @@ GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the li
     errno.ENOPROTOOPT,
     errno.EPERM,
 )
+ACCEPTS_AT_ONCE = 16  # by a loop; then the clients that are there have their turn
 RESOURCE_PAUSE = 0.1  # seconds without accepting when descriptors or memory have run out
 
 

@@ -53,7 +53,7 @@ class Dispatcher(WatchfulPool):
     def start(self) -> int | None:
         mine, theirs = socket.socketpair()
         with theirs:
-            self.work = partial(work, channel=theirs, others=(mine, *self._channels.values()))
+            self.work = partial(work, channel=theirs, others=(mine, *self._channels.values(), *self._clients))
             if pid := super().start():
                 self._channels[pid] = mine
                 self.watch(mine.fileno(), partial(self._hear, pid))

@@ -29,7 +29,7 @@ import socket
 from collections import deque
 from contextlib import suppress
 
-from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
+from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._tasks import Clients, Code, Task, Wait, pause, read_wait
 from models._timers import Timers
 from tunnel.connection import accept_from
@@ -116,8 +116,9 @@ def accept(clients: Clients, listener: socket.socket) -> Code[None]:
     while not clients.server.stop.requested:
         yield read_wait(listener)
         try:
-            with suppress(BlockingIOError):  # the client may have left (UNP 16.6)
-                clients.admit(accept_from(listener))
+            with suppress(BlockingIOError):  # nobody is left, or the client has left (UNP 16.6)
+                for _ in range(ACCEPTS_AT_ONCE):
+                    clients.admit(accept_from(listener))
         except OSError as error:
             if clients.server.stop.requested:
                 break

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.conformance.conftest import MakeRig
-from tests.harness.rig import DEFAULT, FORWARD, LOCAL, SERVE, Rig
+from tests.harness.rig import FORWARD, LOCAL, SERVE, Rig
 from tests.harness.stream import Sealed, Task, exchange, pattern, send_and_finish, sha256
 from tests.harness.wire import KEY_SIZES, Credentials, address_header
 
@@ -87,7 +87,7 @@ def test_single_bytes_each_in_a_write_of_its_own(rig: Rig) -> None:
 
 @pytest.mark.ends(SERVE)
 def test_sealed_stream_cut_into_single_bytes(rig: Rig) -> None:
-    near = Sealed(rig.connect(), DEFAULT)
+    near = Sealed(rig.connect(), rig.credentials)
     near.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     content = pattern(150)
     for byte in near.outgoing.seal(address_header(*rig.far_place)) + near.outgoing.seal(content):

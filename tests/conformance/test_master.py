@@ -407,6 +407,24 @@ def test_killed_child_loses_the_client_that_was_passed_to_it_and_no_other(make_r
 
 
 @pytest.mark.only("prefork-fdpass")
+def test_client_that_comes_with_a_reload_is_held_by_its_own_worker_alone(make_rig: MakeRig) -> None:
+    """Accepted, but not passed on yet when workers are forked: each would keep its connection open."""
+    rig = make_rig(workers=3)
+    stop(rig.pid)
+    near = rig.near(first=b"x")
+    os.kill(rig.pid, signal.SIGHUP)
+    os.kill(rig.pid, signal.SIGCONT)
+    far = rig.far()
+    assert far.receive_exactly(1) == b"x"
+    rig.tunnel.wait_for_lines("configuration read again")
+    near.finish()
+    assert far.receive_all() == b""
+    far.close()
+    assert near.how_it_ends(1.0) == "FIN"
+    rig.is_healthy()
+
+
+@pytest.mark.only("prefork-fdpass")
 def test_master_holds_no_client_and_a_worker_no_listener(make_rig: MakeRig) -> None:
     rig = make_rig(workers=2)
     near, _ = rig.open()

@@ -137,7 +137,9 @@ class Tunnel(Program):
         listen: Sequence[str] = ("127.0.0.1:0",),
         listeners: int = 0,
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`prefix`: a command that replaces itself by ours, such as setpriv or unshare."""
         directory.mkdir(parents=True, exist_ok=True)
         settings = {"method": credentials.method, "password": credentials.password, **(config or {})}
         path = directory / f"{command}-{model}-{time.monotonic_ns()}.json"
@@ -146,18 +148,20 @@ class Tunnel(Program):
         words = [sys.executable, "-m", "tunnel", command, f"--model={model}", "--config", str(path)]
         for place in listen:
             words += ["--listen", place]
-        super().__init__([*words, *arguments], environment)
+        super().__init__([*prefix, *words, *arguments], environment)
         try:
             expected = listeners or len(listen)
             found = self.wait_for_lines(r"listens on ", expected, within=START)
         except BaseException:
             self.kill()
             raise
-        self.places = []
-        for line in found:
-            match = LISTENS.search(line)
-            assert match, line
-            self.places.append(Place(match["v6"] or match["v4"], int(match["port"])))
+        self.places = [self.place_of(line) for line in found]
+
+    @staticmethod
+    def place_of(line: str) -> Place:
+        match = LISTENS.search(line)
+        assert match, line
+        return Place(match["v6"] or match["v4"], int(match["port"]))
 
     @property
     def place(self) -> Place:

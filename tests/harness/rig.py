@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests.harness import socks
 from tests.harness.process import Place, Tunnel
@@ -54,15 +55,17 @@ class Rig:
         resolves: bool = False,
         workers: int = 0,
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.model, self.end, self.credentials = model, end, credentials
         self._resolves = resolves
-        self._workers = workers  # of its pool, all of which belong to the baseline
+        self.workers = workers  # of its pool, all of which belong to the baseline
         self._opened: list[Stream] = []
         family = socket.AF_INET6 if ":" in far_host else socket.AF_INET
         self.listener = socket.socket(family)
         if far_buffer:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, far_buffer)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind((far_host, 0))
         self.listener.listen(1024)
         self.listener.settimeout(PATIENCE)
@@ -75,21 +78,23 @@ class Rig:
         if end == FORWARD:
             words += ["--target", f"{NAMED[0]}:{NAMED[1]}"]
         try:
-            self.tunnel = Tunnel(
+            self.tunnel = self.start(
                 directory,
-                end,
-                model,
-                credentials,
                 *words,
                 config=settings,
                 listen=listen,
                 listeners=listeners,
                 environment=environment,
+                prefix=prefix,
             )
         except BaseException:
             self.listener.close()
             raise
         self.baseline: Holdings | None = None
+
+    def start(self, directory: Path, *words: str, **options: Any) -> Tunnel:
+        """What is under test; a subclass may have another program."""
+        return Tunnel(directory, self.end, self.model, self.credentials, *words, **options)
 
     @property
     def place(self) -> Place:
@@ -186,10 +191,10 @@ class Rig:
     # the same checks after everything
     def warm_up(self) -> None:
         """One transfer, and then what the server holds is its baseline."""
-        full = self._workers
+        full = self.workers
         wait_until(lambda: not full or len(child_pids(self.pid)) == full, 5.0, "the pool is full")
         self.transfer()
-        self.baseline = self.steady(processes=1 + self._workers)
+        self.baseline = self.steady(processes=1 + self.workers)
 
     def steady(self, within: float = 3.0, processes: int | None = None) -> Holdings:
         """What the tree holds, once two looks in a row agree, and there are as many `processes`."""

@@ -1,0 +1,155 @@
+"""Rows 21 to 24: targets that do not answer, names, and places that users may not go to."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import time
+
+from tests.conformance import test_places as places
+from tests.faults.case import Case
+from tests.faults.network import AAAA, NameServer, Network, always, silence
+from tests.faults.rows import BLOCKING_POOLS, POOLS_OF_THREADS, row
+from tests.harness.places import BlackHole, free_place
+from tests.harness.process import Place
+from tests.harness.stream import exchange
+
+CONNECT = 1.0  # seconds, by option
+ENDED = ("FIN", "RST")
+RESOLVER = 1.0  # seconds, times a try for each family; see network.RESOLV_CONF
+
+
+@row(21, quick=("prethread-queue",))
+def test_black_hole(case: Case) -> None:
+    """Nine clients ask for a listener with a full queue; the connect timeout is 1 s by option."""
+    rig = case.make("--connect-timeout", str(CONNECT))
+    clients = 1 if case.subject == "iterative" else 9
+    held = case.subject in (*BLOCKING_POOLS, *POOLS_OF_THREADS)
+    with BlackHole() as hole:
+        started = time.monotonic()
+        waiting = [rig.near(target=hole) for _ in range(clients)]
+        if not held and clients > 1:
+            rig.transfer(within=0.9)
+        for near in waiting:
+            assert near.how_it_ends(4.0) in ENDED
+        took = time.monotonic() - started
+        rounds = 2 if held else 1
+        assert rounds * CONNECT * 0.9 < took < rounds * CONNECT + 1.0, f"given up after {took:.1f} s"
+    if held:
+        case.note("a dial holds a worker for the connect timeout")
+    if clients == 1:
+        case.note("a dial holds up all others: its lesson")
+    case.reason("cannot connect to .*: Connection timed out", clients)
+
+
+@row(22)
+def test_names_that_fail_or_hang(case: Case) -> None:
+    """A stub name server in a network namespace: no such name, then no answer at all (resolv.conf: 1 s)."""
+    with (
+        Network(),
+        NameServer(case.directory, {"good.test": always("127.0.0.1"), "hangs.test": silence}) as dns,
+    ):
+        rig = case.make("--connect-timeout", "1", resolves=True, prefix=dns.prefix)
+        none = rig.near(target=("none.test", 80))
+        assert none.how_it_ends(1.0) in ENDED
+        started = time.monotonic()
+        hanging = [rig.near(target=("hangs.test", 80)) for _ in range(2)]
+        if case.subject == "iterative":
+            case.note("a name server that hangs holds up all others: its lesson")
+        else:
+            for _ in range(3):
+                rig.transfer(within=0.9)
+            named = rig.near(target=("good.test", rig.far_place.port))
+            exchange(named, rig.far(), 1000)
+            assert time.monotonic() - started < 0.95, "names that hang hold up others"
+        for near in hanging:
+            assert near.how_it_ends(5 * RESOLVER) in ENDED
+        case.reason("cannot connect to (none|hangs).test:80: ", 3)
+        case.look()
+
+
+CLOSED = (
+    "127.0.0.1",
+    "::1",
+    "::ffff:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::",
+    "0.0.0.0",
+    "::",
+    "10.1.2.3",
+    "100.64.0.1",
+    "169.254.169.254",
+    "224.0.0.1",
+    "fe80::1",
+    "fd00::1",
+)
+
+
+@row(23)
+def test_denied_destinations(case: Case) -> None:
+    """13 closed literals and a name that turns to 127.0.0.1 at the second question; connections are counted
+    by the kernel of a network namespace."""
+    answers = itertools.chain([["9.9.9.9"]], itertools.repeat(["127.0.0.1"]))
+    names = {
+        "turns.test": lambda kind: [] if kind == AAAA else next(answers),
+        "both.test": always("127.0.0.1", "::1"),
+    }
+    with Network() as network, NameServer(case.directory, names) as dns:
+        network.run("ip", "address", "add", "8.8.4.4/32", "dev", "lo")
+        network.run("ip", "route", "add", "default", "dev", "lo")
+        words = ("--allow", "8.8.4.4/32", "--connect-timeout", "0.5")
+        rig = case.make(*words, listen=["0.0.0.0:0"], far_host="8.8.4.4", resolves=True, prefix=dns.prefix)
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+            before, asked = network.dialled(), 0
+            for host in (*CLOSED, "both.test"):
+                near = rig.near(target=(host, port))
+                asked += 1
+                assert near.how_it_ends(2.0) in ENDED, host
+            assert network.dialled() - before == asked, "a connection was begun that is not the client's own"
+            for _ in range(3):
+                near = rig.near(target=("turns.test", port))
+                asked += 1
+                assert near.how_it_ends(3.0) in ENDED
+            assert network.dialled() - before == asked + 1, "9.9.9.9 is dialled, once, and nobody else"
+            assert not select.select([closed], [], [], 0)[0], "somebody came to 127.0.0.1"
+        kinds = [kind for name, kind in dns.asked if name == "turns.test"]
+        assert sorted(kinds) == [1] * 3 + [AAAA] * 3, "a name is resolved once for each client"
+        case.reason("cannot connect to ", asked)
+        case.look()
+
+
+@row(24)
+def test_ipv6_alone_and_both_stacks(case: Case) -> None:
+    """A listener on ::1 and a target on ::1; [::] for both families, with and without 0.0.0.0 beside it."""
+    rig = case.make(listen=["[::1]:0"], far_host="::1")
+    exchange(*rig.open(), 100_000)
+    case.look()
+    places.test_dual_stack_listener_takes_ipv4_and_ipv6(case.make)
+    port = free_place("0.0.0.0").port
+    both = case.make("--allow", "127.0.0.0/8", listen=[f"[::]:{port}", f"0.0.0.0:{port}"], warm=False)
+    for host in ("::1", "127.0.0.1"):
+        near, far = both.open(place=Place(host, port))
+        exchange(near, far, 1000)
+        near.close()
+        far.close()
+
+
+@row(24)
+def test_dead_aaaa(case: Case) -> None:
+    """A name with an AAAA where packets are lost, or nobody listens, and an A where the target is."""
+    names = {"lost.test": always("fd00::1", "127.0.0.1"), "refused.test": always("::1", "127.0.0.1")}
+    with Network() as network, NameServer(case.directory, names) as dns:
+        network.run("ip", "address", "add", "fd00::1/128", "dev", "lo")
+        network.drop("ip6 daddr fd00::1 tcp dport != 53")
+        rig = case.make("--connect-timeout", "0.5", resolves=True, prefix=dns.prefix)
+        for name in names:
+            started = time.monotonic()
+            near = rig.near(target=(name, rig.far_place.port))
+            exchange(near, rig.far(), 1000)
+            took = time.monotonic() - started
+            assert took < 1.5, f"{name} takes {took:.1f} s"
+            near.close()
+        assert ("lost.test", AAAA) in dns.asked
+        case.look()

@@ -1,0 +1,186 @@
+"""Can a prober tell failed handshakes apart? Classes of them, by what he does next.
+
+    class: what is wrong with the first bytes     follow-up: idle, FIN, late data     at once, or byte by byte
+                                     \\             |            /
+                                   what comes back, FIN or RST, when
+
+Within a follow-up the outcome must be that of random bytes. All classes run in one random order, so what
+a busy machine adds is added to all; times are compared by their medians and their 90 % quantiles.
+A test that finds nothing must be able to find something: two servers here have a leak, put there by us.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from statistics import median, quantiles
+
+import pytest
+
+from tests.conformance.test_handshake import begin
+from tests.faults.case import Case, start
+from tests.faults.probes import FIN, FOLLOW_UPS, IDLE, Outcome, Probe, ask
+from tests.faults.rows import ONE_CLIENT, PEERS, row
+from tests.harness.rig import Rig
+from tests.harness.wire import Seal, address_header
+
+DEADLINE = 1.5  # seconds, by option; the default is 59
+LATE = 0.8  # seconds after the connection
+TRIES = 30  # of each class, follow-up and rhythm
+QUICK = 4
+AT_ONCE = 100
+APART = 0.15  # seconds between medians that a prober could tell
+ROUGHLY = 0.45  # the same for a few tries on a busy machine
+FAR_APART = 0.6  # between the slowest tenth; a machine is busy now and then
+CONTROL = "random bytes"
+LISTED = (8, 12, 16, 22, 33, 41, 49)  # lengths of published probes, each also one more and one less
+PUBLISHED_FLIPS = {
+    "byte 0 changed": (0,),
+    "bytes 0 to 7, 62 and 63 changed": (*range(8), 62, 63),
+    "byte 16 changed": (16,),
+    "bytes 6 and 16 changed": (6, 16),
+}
+Make = Callable[[int], bytes]  # the bytes of a try
+
+
+def changed(content: bytes, places: Sequence[int]) -> bytes:
+    after = bytearray(content)
+    for place in places:
+        after[place % len(after)] ^= random.randrange(1, 256)
+    return bytes(after)
+
+
+def served(rig: Rig) -> tuple[bytes, bytes]:
+    """A request that was served, and what the server has answered: by the same key, a request as well."""
+    header = address_header(*rig.far_place)
+    request = Seal(rig.credentials).seal(header + b"a first payload")
+    with closing(begin(rig, request)) as stream, closing(rig.far()) as far:
+        far.receive_exactly(15)
+        far.sock.sendall(header + b"an answer")
+        answer = b""
+        while len(answer) < rig.credentials.salt_size + 34 + len(header) + 9:
+            answer += stream.sock.recv(1000)
+    return request, answer
+
+
+def classes(rig: Rig) -> dict[str, Make]:
+    request, answer = served(rig)
+    header = address_header(*rig.far_place)
+
+    def fresh(payload: bytes = b"a first payload") -> bytes:
+        return Seal(rig.credentials).seal(header + payload)
+
+    def record(payload: bytes, length: int | None = None) -> bytes:
+        seal = Seal(rig.credentials)
+        return seal.salt + seal.record(payload, length)
+
+    whole = len(request)
+    made: dict[str, Make] = {
+        CONTROL: lambda _: os.urandom(random.randrange(50, 301)),
+        "less than a salt": lambda number: os.urandom(number % 16),
+        "less than a length": lambda number: os.urandom(16 + number % 18),
+        "34 to 300 bytes": lambda number: os.urandom(34 + number * 9 % 267),
+        "221 bytes": lambda _: os.urandom(221),
+        "a good beginning": lambda number: fresh()[: number * 3 % whole],
+        "a changed salt": lambda number: changed(fresh(), [number % 16]),
+        "a changed length": lambda number: changed(fresh(), [16 + number % 18]),
+        "a changed payload": lambda number: changed(fresh(), [34 + number % (whole - 34)]),
+        "the same bytes": lambda _: request,
+        "its own answer": lambda _: answer,
+        "an address that cannot be": lambda _: record(b"\x07" + header[1:]),
+        "port 0": lambda _: record(header[:-2] + b"\0\0"),
+        "an empty host": lambda _: record(b"\x03\0\0\x50"),
+        "length 0": lambda _: record(b""),
+        "length 0x4000": lambda _: record(header, 0x4000),
+    }
+    for size in LISTED:
+        made[f"{size} bytes, 1 more, 1 less"] = lambda number, size=size: os.urandom(size - 1 + number % 3)  # type: ignore[misc]
+    for name, places in PUBLISHED_FLIPS.items():
+        made[name] = lambda _, places=places: changed(request, places)  # type: ignore[misc]
+    return made
+
+
+def probe(rig: Rig, tries: int, at_once: int = AT_ONCE) -> list[Outcome]:
+    probes = [
+        Probe(kind, make(number), then, bytewise)
+        for kind, make in classes(rig).items()
+        for then in FOLLOW_UPS
+        for bytewise in (False, True)
+        for number in range(tries)
+    ]
+    waiting = [one for one in probes if one.then != FIN]
+    ending = [one for one in probes if one.then == FIN]
+    outcomes = ask(rig.place, waiting, DEADLINE + 2.0, at_once=at_once, late_after=LATE)
+    return outcomes + ask(rig.place, ending, 3.0, at_once=at_once)
+
+
+def leaks(outcomes: list[Outcome], apart: float = APART) -> list[str]:
+    """What tells a class from random bytes, one line each."""
+    groups: dict[tuple[str, bool, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.probe.then, outcome.probe.bytewise, outcome.probe.kind].append(outcome)
+    found = []
+    for (then, bytewise, kind), group in groups.items():
+        control = groups[then, bytewise, CONTROL]
+        name = f"{kind}, {then}" + (", byte by byte" if bytewise else "")
+        received, endings = {one.received for one in group}, {one.ending for one in group}
+        if received != {0}:
+            found.append(f"{name}: {max(received)} bytes come back")
+        elif endings != {one.ending for one in control}:
+            found.append(f"{name}: {' or '.join(sorted(endings))}")
+        elif abs(middle(group) - middle(control)) > apart or abs(late(group) - late(control)) > FAR_APART:
+            found.append(f"{name}: after {middle(group):.2f} s instead of {middle(control):.2f} s")
+    return found
+
+
+def middle(group: list[Outcome]) -> float:
+    return median(one.seconds for one in group)
+
+
+def late(group: list[Outcome]) -> float:
+    return quantiles([one.seconds for one in group], n=10)[-1]
+
+
+@row(50, peers=PEERS, cannot=ONE_CLIENT)
+def test_failed_handshakes_cannot_be_told_apart(case: Case) -> None:
+    """27 classes, three follow-ups, at once and byte by byte, 30 tries each, against random bytes."""
+    rig = case.make("--handshake-timeout", str(DEADLINE), workers=AT_ONCE + 1)
+    outcomes = probe(rig, TRIES, 50 if case.subject == "fork" else AT_ONCE)  # a fork takes its time
+    found = leaks(outcomes)
+    assert not found, f"{len(found)} differ: " + "; ".join(found[:3])
+    if not case.is_peer:
+        control = [one for one in outcomes if one.probe.kind == CONTROL and one.probe.then != FIN]
+        assert {one.ending for one in control} == {"FIN"}
+        assert abs(middle(control) - DEADLINE) < 0.3, f"closed after {middle(control):.2f} s"
+    case.reason("handshake failed|no whole request", 1000, 10_000)
+
+
+@pytest.mark.parametrize("model", ["epoll", "prethread"])
+def test_the_same_with_a_few_tries(model: str, tmp_path: Path) -> None:
+    rig = start(tmp_path, model, "--handshake-timeout", str(DEADLINE), workers=AT_ONCE + 1)
+    try:
+        assert leaks(probe(rig, QUICK), ROUGHLY) == []
+    finally:
+        rig.close()
+
+
+CLOSES_AT_ONCE = "drain.Drain.add = lambda *_: None"
+STARTS_ANEW = "add = drain.Drain.add; drain.Drain.add = lambda self, sock, at: add(self, sock, at + 0.7)"
+
+
+@pytest.mark.parametrize("leak", [CLOSES_AT_ONCE, STARTS_ANEW], ids=["closes-at-once", "closes-later"])
+def test_a_leak_that_we_made_is_found(leak: str, tmp_path: Path) -> None:
+    """A site module changes the server: a wrong tag is closed at once, or 0.7 s too late."""
+    (tmp_path / "sitecustomize.py").write_text(f"from tunnel import drain\n{leak}\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", os.getcwd())])
+    environment = os.environ | {"PYTHONPATH": path}
+    rig = start(tmp_path, "epoll", "--handshake-timeout", str(DEADLINE), environment=environment)
+    try:
+        found = leaks(probe(rig, QUICK), ROUGHLY)
+    finally:
+        rig.close()
+    assert any(line.startswith(f"less than a salt, {IDLE}:") for line in found), found
