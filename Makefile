@@ -1,5 +1,6 @@
 # make compare   set up, compare all models on this machine, write ./results/.../report.html
 # make test      set up, install what the tests need, run lint, types and tests
+# make fuzz      libFuzzer over the core, FUZZ_SECONDS=60 for each harness, FUZZ= for some (docs/fuzzing.md)
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.
 
@@ -8,9 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The tests mostly wait, for processes and sockets: several share a core well.
 PARALLEL ?= -n 5 --dist worksteal
+FUZZ_SECONDS ?= 60
 SYSTEM_PACKAGES := shadowsocks-libev curl chromium
 
-.PHONY: help compare test test-slow lint system clean wheel
+.PHONY: help compare test test-slow fuzz lint system clean wheel
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,6 +31,10 @@ $(VENV)/installed-for-tests: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
+$(VENV)/installed-for-fuzz: $(VENV)/installed-for-tests pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	@touch $@
+
 compare: $(VENV)/installed
 	$(BIN)/compare run --quick
 
@@ -37,6 +43,9 @@ test: $(VENV)/installed-for-tests system lint
 
 test-slow: $(VENV)/installed-for-tests system
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+fuzz: $(VENV)/installed-for-fuzz
+	$(BIN)/python -m tests.fuzz.run $(FUZZ) --seconds $(FUZZ_SECONDS)
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
@@ -56,4 +65,4 @@ wheel: $(VENV)/installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
