@@ -112,13 +112,11 @@ class Sessions(RuleBasedStateMachine):
     def finish(self, upward: bool) -> None:
         self.talk.finish(upward)
 
-    @rule()
-    def client_turns(self) -> None:
-        self.talk.client_turns()
-
-    @rule()
-    def server_turns(self) -> None:
-        self.talk.server_turns()
+    @rule(turns=st.lists(st.booleans(), min_size=1, max_size=6))
+    def turn(self, turns: list[bool]) -> None:
+        for clients in turns:
+            self.talk.client_turns() if clients else self.talk.server_turns()
+            self.talk.is_true()
 
     @rule()
     def patience_ends(self) -> None:
@@ -265,9 +263,9 @@ class Secrets(RuleBasedStateMachine):
 
 
 def stories(machine: type[RuleBasedStateMachine]) -> Any:
-    """Stories of 30 steps, as many as the profile says."""
+    """Stories of 30 steps; a hundred, or as many as the profile says."""
     case = machine.TestCase
-    case.settings = settings(stateful_step_count=30)
+    case.settings = settings(stateful_step_count=30, max_examples=max(100, settings().max_examples))
     return case
 
 
