@@ -1,5 +1,6 @@
 # make compare   set up, compare all models on this machine, write ./results/.../report.html
 # make test      set up, install what the tests need, run lint, types and tests
+# make soak      mixed load and trouble over one server, MODEL=prefork, MINUTES=10 (docs/soak.md)
 # make fuzz      libFuzzer over the core, FUZZ_SECONDS=60 for each harness, FUZZ= for some (docs/fuzzing.md)
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.
@@ -10,9 +11,11 @@ BIN := $(VENV)/bin
 # The tests mostly wait, for processes and sockets: several share a core well.
 PARALLEL ?= -n 5 --dist worksteal
 FUZZ_SECONDS ?= 60
-SYSTEM_PACKAGES := shadowsocks-libev curl chromium
+MODEL ?= prefork
+MINUTES ?= 10
+SYSTEM_PACKAGES := shadowsocks-libev curl chromium strace
 
-.PHONY: help compare test test-slow fuzz lint system clean wheel
+.PHONY: help compare test test-slow fuzz soak lint system clean wheel
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -46,6 +49,9 @@ test-slow: $(VENV)/installed-for-tests system
 
 fuzz: $(VENV)/installed-for-fuzz
 	$(BIN)/python -m tests.fuzz.run $(FUZZ) --seconds $(FUZZ_SECONDS)
+
+soak: $(VENV)/installed-for-tests
+	$(BIN)/python -m tests.soak.run --model $(MODEL) --minutes $(MINUTES)
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

@@ -6,9 +6,12 @@ libuv makes of it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import select
 
 from models._loop import Poller
+from models._server import RESOURCE_PAUSE
 
 ENDS = select.EPOLLHUP | select.EPOLLERR
 
@@ -18,6 +21,7 @@ class Epoll(Poller):
         super().__init__()
         self._epoll = select.epoll()
         self._events: dict[int, int] = {}  # as epoll knows them
+        self._untold: set[int] = set()  # what it had no memory for
         self.flags = 0  # more, for what is watched for the first time
 
     def changed(self, fd: int) -> None:
@@ -27,16 +31,28 @@ class Epoll(Poller):
         if events == before:
             return
         if not events:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # what is gone is not watched
+                self._epoll.unregister(fd)
             del self._events[fd]
             return
-        if before:
-            self._epoll.modify(fd, events)
+        try:
+            if before:
+                self._epoll.modify(fd, events)
+            else:
+                self._epoll.register(fd, events | self.flags)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.ENOSPC):
+                raise
+            self._untold.add(fd)  # one client waits, and the others go on
         else:
-            self._epoll.register(fd, events | self.flags)
-        self._events[fd] = events
+            self._events[fd] = events
 
     def wait(self, seconds: float) -> None:
+        if self._untold:
+            again, self._untold = self._untold, set()
+            for fd in again:
+                self.changed(fd)
+            seconds = min(seconds, RESOURCE_PAUSE)
         # fig: wait
         for fd, events in self._epoll.poll(seconds):
             if events & (select.EPOLLIN | ENDS) and (callback := self.readers.get(fd)):

@@ -1,0 +1,168 @@
+"""Every system call of a short exchange fails once, in every model; the next client is served all the same.
+
+    for each call, each errno that it has in real life, and each N until the exchange makes no more:
+        strace attaches --> one exchange, which may fail --> strace lets go --> a transfer within 2 s
+
+`ENDS` names what a server does not survive, and why; it then says so in a line and has an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from models import MODELS
+from tests.harness import socks
+from tests.harness.rig import SERVE, Rig
+from tests.harness.tree import members
+from tests.harness.wire import WrongTag
+from tests.injection.strace import Injection, needs_strace
+
+HURRY = 0.4  # seconds that a client of the spoiled exchange waits for anything
+MOST = 8  # failing calls tried of one kind: what an exchange makes more of is the same again
+REQUEST, REPLY = b"x" * 3000, b"y" * 5000
+ERRORS = {  # what each call may really fail with (its manual page), as the kernel names calls today
+    "accept4": ("ECONNABORTED", "EMFILE", "ENOMEM", "EPROTO"),
+    "recvfrom": ("ECONNRESET", "ETIMEDOUT"),
+    "sendto": ("EPIPE", "ENOBUFS"),
+    "connect": ("ECONNREFUSED", "ENETUNREACH", "EADDRNOTAVAIL"),
+    "socket": ("EMFILE", "ENOBUFS"),
+    "clone,clone3,fork,vfork": ("EAGAIN", "ENOMEM"),
+    "epoll_wait,epoll_pwait": ("EINTR",),
+    "epoll_ctl": ("ENOMEM", "ENOSPC"),
+    "poll,ppoll,select,pselect6": ("EINTR", "ENOMEM"),
+    "setsockopt": ("ENOBUFS", "EINVAL"),
+    "shutdown": ("ENOTCONN",),
+    "close": ("ECONNRESET",),  # of a socket; Linux itself has none for it
+    "fcntl": ("ENOLCK",),
+    "getpeername": ("ENOTCONN",),
+    "dup,dup2,dup3": ("EMFILE",),
+}
+ENDS: dict[tuple[str, str], str] = {
+    ("sigio", "recvfrom"): "reads signals from a socket pair of its own, which nobody can reset",
+    ("trampoline", "poll,ppoll,select,pselect6"): "one wait for everybody, and no room in its figure",
+}
+QUICK = {"accept4": ("EMFILE",), "recvfrom": ("ECONNRESET",), "sendto": ("EPIPE",), "socket": ("EMFILE",)}
+
+
+class Case(NamedTuple):
+    calls: str
+    error: str
+
+
+CASES = [Case(calls, error) for calls, errors in ERRORS.items() for error in errors]
+
+
+def exchange(rig: Rig) -> str:
+    """A request, a reply, and both ends; as much of it as can be had. What was wrong with that, in words."""
+    try:
+        near = rig.near(first=REQUEST)
+        near.sock.settimeout(HURRY)
+        rig.listener.settimeout(HURRY)
+        far = rig.far()
+        far.sock.settimeout(HURRY)
+        if far.receive_exactly(len(REQUEST)) != REQUEST:
+            return "another request arrived"
+        far.send(REPLY)
+        if near.receive_exactly(len(REPLY)) != REPLY:
+            return "another reply arrived"
+        near.finish()
+        far.receive_all()
+        far.finish()
+        near.receive_all()
+    except (OSError, AssertionError, socks.Refused):
+        pass  # this client may be lost
+    except WrongTag as error:
+        return f"bytes arrived that were never sent so: {error}"
+    finally:
+        rig.close_streams()
+    return ""
+
+
+def pids(rig: Rig) -> list[int]:
+    return [process.pid for process in members(rig.pid)]
+
+
+def calls_of_an_exchange(rig: Rig) -> dict[str, int]:
+    """How often the busiest process or thread makes each of these calls."""
+    with Injection(pids(rig), ",".join(ERRORS)) as counting:
+        exchange(rig)
+    return {calls: counting.busiest_of(calls.split(",")) for calls in ERRORS}
+
+
+def spoil(rig: Rig, case: Case, when: int) -> tuple[int, str]:
+    """One exchange in which that call fails: how often it did, and what must not have come of it."""
+    with Injection(pids(rig), case.calls, case.error, when) as injection:
+        trouble = exchange(rig)
+    return injection.count, trouble or survives(rig)
+
+
+def survives(rig: Rig) -> str:
+    """Serves the next client and has not stumbled, or what is wrong."""
+    said = rig.tunnel.log()
+    if "Traceback" in said:
+        return f"traceback: {said[said.index('Traceback') :][-600:]}"
+    if not rig.tunnel.running:
+        return f"ended: {said.splitlines()[-1]}"
+    rig.listener.settimeout(2)
+    try:
+        rig.transfer(size=2000)
+    except (AssertionError, OSError, socks.Refused) as error:
+        return f"next client: {type(error).__name__} {error}; log: {said[-300:]}"
+    finally:
+        rig.close_streams()
+    return ""
+
+
+def ended_well(rig: Rig) -> bool:
+    """With an exit code of its own and one line that says why."""
+    return rig.tunnel.wait(2.0) == os.EX_OSERR and rig.tunnel.lines[-1].startswith("tunnel serve: ")
+
+
+def make(directory: Path, model: str, end: str) -> Rig:
+    pool = ["--workers", "2"] if MODELS[model].pool else []
+    rig = Rig(directory, model, end, *pool, config={"handshake_timeout": 2, "timeout": 3})
+    rig.transfer()
+    return rig
+
+
+def try_all(directory: Path, model: str, end: str, cases: list[Case], most: int) -> tuple[list[str], int]:
+    """What went wrong, a line each, and how many calls were made to fail."""
+    wrong, failed = [], 0
+    rig = make(directory, model, end)
+    try:
+        made = calls_of_an_exchange(rig)
+        for case in cases:
+            for when in range(1, min(made[case.calls], most) + 1):
+                count, trouble = spoil(rig, case, when)
+                failed += count
+                if not trouble:
+                    continue
+                if (model, case.calls) not in ENDS or not ended_well(rig):
+                    wrong.append(f"{model} {end}, {case.calls} number {when} {case.error}: {trouble}")
+                rig.close()
+                rig = make(directory, model, end)
+    finally:
+        rig.close()
+    return wrong, failed
+
+
+@pytest.mark.parametrize("model", ["fork", "epoll"])
+def test_a_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
+    needs_strace()
+    cases = [Case(calls, error) for calls, errors in QUICK.items() for error in errors]
+    wrong, failed = try_all(tmp_path, model, SERVE, cases, 2)
+    assert not wrong, "\n".join(wrong)
+    assert failed >= len(cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_every_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
+    needs_strace()
+    wrong, failed = try_all(tmp_path, model, SERVE, CASES, MOST)
+    assert not wrong, "\n".join(wrong)
+    assert failed > 20
