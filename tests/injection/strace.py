@@ -92,9 +92,9 @@ class Injection:
         return self._strace.communicate()[1]
 
     @property
-    def count(self) -> int:
-        """How many calls were made to fail."""
-        return sum("(INJECTED)" in line for line in self.lines)
+    def failed(self) -> list[str]:
+        """The calls that were made to fail, as strace writes them."""
+        return [line for line in self.lines if "(INJECTED)" in line]
 
     def busiest_of(self, names: Sequence[str]) -> int:
         """The most calls of these names that any process or thread has begun."""

@@ -4,6 +4,7 @@
         strace attaches --> one exchange, which may fail --> strace lets go --> a transfer within 2 s
 
 `ENDS` names what a server does not survive, and why; it then says so in a line and has an exit code.
+`STUMBLES` names where somebody else's loop prints a traceback, and goes on.
 """
 
 from __future__ import annotations
@@ -43,9 +44,18 @@ ERRORS = {  # what each call may really fail with (its manual page), as the kern
 }
 ENDS: dict[tuple[str, str], str] = {
     ("sigio", "recvfrom"): "reads signals from a socket pair of its own, which nobody can reset",
+    ("prefork-fdpass", "recvfrom"): "hears from its workers over socket pairs of its own, likewise",
     ("trampoline", "poll,ppoll,select,pselect6"): "one wait for everybody, and no room in its figure",
 }
+STUMBLES: dict[tuple[str, str], str] = {
+    ("asyncio", "epoll_ctl"): "its selector is not ours: the loop prints the callback that failed",
+    ("tornado", "epoll_ctl"): "the same loop",
+}
 QUICK = {"accept4": ("EMFILE",), "recvfrom": ("ECONNRESET",), "sendto": ("EPIPE",), "socket": ("EMFILE",)}
+
+
+# fcntl gives locks back, too. An unlock that is not made keeps everybody out, and Linux has no error for it.
+UNLOCKED = "the lock was not given back"
 
 
 class Case(NamedTuple):
@@ -97,29 +107,37 @@ def spoil(rig: Rig, case: Case, when: int) -> tuple[int, str]:
     """One exchange in which that call fails: how often it did, and what must not have come of it."""
     with Injection(pids(rig), case.calls, case.error, when) as injection:
         trouble = exchange(rig)
-    return injection.count, trouble or survives(rig)
+    if any("F_UNLCK" in line for line in injection.failed):
+        return 0, UNLOCKED
+    return len(injection.failed), trouble or survives(rig)
 
 
 def survives(rig: Rig) -> str:
     """Serves the next client and has not stumbled, or what is wrong."""
-    said = rig.tunnel.log()
-    if "Traceback" in said:
-        return f"traceback: {said[said.index('Traceback') :][-600:]}"
     if not rig.tunnel.running:
-        return f"ended: {said.splitlines()[-1]}"
+        return f"ended: {rig.tunnel.log().splitlines()[-1]}"
     rig.listener.settimeout(2)
     try:
         rig.transfer(size=2000)
     except (AssertionError, OSError, socks.Refused) as error:
-        return f"next client: {type(error).__name__} {error}; log: {said[-300:]}"
+        return f"next client: {type(error).__name__} {error}; log: {rig.tunnel.log()[-300:]}"
     finally:
         rig.close_streams()
-    return ""
+    said = rig.tunnel.log()
+    return f"traceback: {said[said.index('Traceback') :][-600:]}" if "Traceback" in said else ""
 
 
-def ended_well(rig: Rig) -> bool:
-    """With an exit code of its own and one line that says why."""
-    return rig.tunnel.wait(2.0) == os.EX_OSERR and rig.tunnel.lines[-1].startswith("tunnel serve: ")
+def expected(rig: Rig, case: Case, trouble: str) -> bool:
+    """One of the few things that are as they are, and said in the right way."""
+    if trouble == UNLOCKED:
+        return True
+    key = rig.model, case.calls
+    if key in STUMBLES:
+        return trouble.startswith("traceback")
+    if key not in ENDS:
+        return False
+    said = rig.tunnel.matching("^tunnel serve: ")
+    return rig.tunnel.wait(2.0) == os.EX_OSERR and len(said) == 1
 
 
 def make(directory: Path, model: str, end: str) -> Rig:
@@ -141,7 +159,7 @@ def try_all(directory: Path, model: str, end: str, cases: list[Case], most: int)
                 failed += count
                 if not trouble:
                     continue
-                if (model, case.calls) not in ENDS or not ended_well(rig):
+                if not expected(rig, case, trouble):
                     wrong.append(f"{model} {end}, {case.calls} number {when} {case.error}: {trouble}")
                 rig.close()
                 rig = make(directory, model, end)

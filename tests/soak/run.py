@@ -49,6 +49,13 @@ class State(NamedTuple):
     memory: int  # bytes, PSS
 
 
+class Kill:
+    """Of a worker, from just before the signal to its death: until then it may be given a client."""
+
+    def __init__(self) -> None:
+        self.dead = float("inf")  # when
+
+
 class Load:
     """Clients, each in a thread, until they are told to stop."""
 
@@ -57,7 +64,7 @@ class Load:
         self.cut: Counter[str] = Counter()  # by a kill
         self.lost: list[str] = []
         self.compared = 0  # bytes
-        self.kills: list[float] = []  # when
+        self.kills: list[Kill] = []
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -85,10 +92,11 @@ class Load:
                     self.compared += compared
 
     def _missed(self, kind: str, began: float, error: Exception) -> None:
-        if any(began <= killed for killed in self.kills):
+        if any(began <= kill.dead for kill in self.kills):
             self.cut[kind] += 1
         else:
-            self.lost.append(f"{kind}: {type(error).__name__} {error}")
+            took = time.monotonic() - began
+            self.lost.append(f"{kind}: {type(error).__name__} {error}, after {took:.1f} s")
 
     def finish(self) -> None:
         self._over.set()
@@ -121,10 +129,13 @@ class Trouble:
     def kill(self) -> None:
         """A worker or a client's child; models with one process have none, and nothing is killed."""
         if victims := child_pids(self.pid):
+            victim, kill = self._chance.choice(victims), Kill()
+            self._load.kills.append(kill)
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._chance.choice(victims), signal.SIGKILL)
-                self._load.kills.append(time.monotonic())
+                os.kill(victim, signal.SIGKILL)
                 self.made["kills"] += 1
+            wait_until(lambda: not is_alive(victim), 10.0, f"{victim} is dead")
+            kill.dead = time.monotonic()
 
     def reload(self) -> None:
         before = len(self._rig.tunnel.matching("configuration read again"))

@@ -11,7 +11,7 @@ from tests.harness.process import Place
 from tests.harness.rig import DEFAULT
 from tests.harness.tree import Holdings
 from tests.soak.clients import Client, Lost
-from tests.soak.run import Load, State, soak, wrong
+from tests.soak.run import Kill, Load, State, soak, wrong
 
 BEGIN = State(Holdings(processes=5, threads=6, descriptors=70, zombies=0), 50 << 20)
 
@@ -54,12 +54,14 @@ def test_what_is_left_over_is_wrong(holds: Holdings, memory: int, log: str, said
 
 
 def test_only_a_kill_during_a_connection_excuses_its_loss(load: Load) -> None:
-    load.kills = [10.0]
+    load.kills = [Kill()]
+    load.kills[0].dead = 10.0
     load._missed("up", 11.0, OSError("cut"))
     load._missed("up", 9.0, OSError("cut"))
-    assert load.lost == ["up: OSError cut"]
+    (loss,) = load.lost
+    assert loss.startswith("up: OSError cut")
     assert load.cut == {"up": 1}
-    assert wrong(BEGIN, BEGIN, load, "") == ["lost: up: OSError cut"]
+    assert wrong(BEGIN, BEGIN, load, "") == [f"lost: {loss}"]
 
 
 def test_a_client_does_not_take_other_bytes_for_its_own() -> None:
