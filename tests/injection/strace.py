@@ -32,9 +32,12 @@ def needs_strace() -> None:
         pytest.skip(WHY_NOT)
 
 
-def tasks(pids: Sequence[int]) -> set[int]:
-    """The threads of these processes."""
-    return {int(task) for pid in pids for task in os.listdir(f"/proc/{pid}/task")}
+def tasks(pid: int) -> set[int]:
+    """The threads of this process; none if it has just ended, as a client's child does."""
+    try:
+        return {int(task) for task in os.listdir(f"/proc/{pid}/task")}
+    except FileNotFoundError:
+        return set()
 
 
 class Injection:
@@ -46,8 +49,9 @@ class Injection:
     def __init__(self, pids: Sequence[int], calls: str, error: str = "", when: int = 1) -> None:
         inject = ["-e", f"inject={calls}:error={error}:when={when}"] if error else []
         self._out = tempfile.NamedTemporaryFile("r", prefix="strace-")  # noqa: SIM115 - closed at the end
-        self._tasks = tasks(pids)
-        who = [word for pid in pids for word in ("-p", str(pid))]
+        there = {pid: tasks(pid) for pid in pids}
+        self._tasks = set().union(*there.values())
+        who = [word for pid in pids if there[pid] for word in ("-p", str(pid))]
         self._strace = subprocess.Popen(
             ["strace", "-f", "-e", f"trace={calls}", *inject, "-o", self._out.name, *who],
             stderr=subprocess.PIPE,

@@ -18,11 +18,13 @@ import pytest
 from models import MODELS
 from tests.harness import socks
 from tests.harness.rig import SERVE, Rig
-from tests.harness.tree import members
+from tests.harness.tree import child_pids, members, wait_until
 from tests.harness.wire import WrongTag
 from tests.injection.strace import Injection, needs_strace
 
-HURRY = 0.4  # seconds that a client of the spoiled exchange waits for anything
+HURRY = 1.0  # seconds that a client of a spoiled exchange waits for anything
+LEISURE = 10.0  # and one of an exchange that must succeed
+WORKERS = 2
 MOST = 8  # failing calls tried of one kind: what an exchange makes more of is the same again
 REQUEST, REPLY = b"x" * 3000, b"y" * 5000
 ERRORS = {  # what each call may really fail with (its manual page), as the kernel names calls today
@@ -66,14 +68,14 @@ class Case(NamedTuple):
 CASES = [Case(calls, error) for calls, errors in ERRORS.items() for error in errors]
 
 
-def exchange(rig: Rig) -> str:
+def exchange(rig: Rig, patience: float = HURRY) -> str:
     """A request, a reply, and both ends; as much of it as can be had. What was wrong with that, in words."""
     try:
         near = rig.near(first=REQUEST)
-        near.sock.settimeout(HURRY)
-        rig.listener.settimeout(HURRY)
+        near.sock.settimeout(patience)
+        rig.listener.settimeout(patience)
         far = rig.far()
-        far.sock.settimeout(HURRY)
+        far.sock.settimeout(patience)
         if far.receive_exactly(len(REQUEST)) != REQUEST:
             return "another request arrived"
         far.send(REPLY)
@@ -93,13 +95,16 @@ def exchange(rig: Rig) -> str:
 
 
 def pids(rig: Rig) -> list[int]:
+    """Once there are no more of them than when nobody is served."""
+    wanted = len(MODELS[rig.model].pool or ()) and WORKERS
+    wait_until(lambda: len(child_pids(rig.pid)) <= wanted, 5.0, "the children of earlier clients have ended")
     return [process.pid for process in members(rig.pid)]
 
 
 def calls_of_an_exchange(rig: Rig) -> dict[str, int]:
     """How often the busiest process or thread makes each of these calls."""
     with Injection(pids(rig), ",".join(ERRORS)) as counting:
-        exchange(rig)
+        exchange(rig, LEISURE)
     return {calls: counting.busiest_of(calls.split(",")) for calls in ERRORS}
 
 
@@ -141,7 +146,7 @@ def expected(rig: Rig, case: Case, trouble: str) -> bool:
 
 
 def make(directory: Path, model: str, end: str) -> Rig:
-    pool = ["--workers", "2"] if MODELS[model].pool else []
+    pool = ["--workers", str(WORKERS)] if MODELS[model].pool else []
     rig = Rig(directory, model, end, *pool, config={"handshake_timeout": 2, "timeout": 3})
     rig.transfer()
     return rig
