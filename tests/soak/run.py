@@ -28,7 +28,7 @@ from typing import NamedTuple
 from models import MODELS
 from tests.harness.rig import DEFAULT, SERVE, Rig
 from tests.harness.targets import Target
-from tests.harness.tree import Holdings, child_pids, holdings, is_alive, memory, wait_until
+from tests.harness.tree import Holdings, child_pids, holdings, is_alive, members, wait_until
 from tests.soak.clients import Client
 
 WORKERS = 4  # in models that have a pool
@@ -46,7 +46,7 @@ class State(NamedTuple):
     """What a server holds when it is quiet."""
 
     holds: Holdings
-    memory: int  # bytes, PSS
+    memory: int  # bytes, PSS of anonymous memory: without the 32 MiB of salts, which fill up by and by
 
 
 class Kill:
@@ -165,7 +165,16 @@ def quiet(pid: int, at_most: Holdings | None = None) -> State:
 
     with contextlib.suppress(AssertionError):
         wait_until(rests, SETTLES + HANDSHAKE, "")
-    return State(last[-1], memory(pid))
+    return State(last[-1], anonymous_memory(pid))
+
+
+def anonymous_memory(pid: int) -> int:
+    """Of the whole tree, in bytes; what is shared counts once."""
+    total = 0
+    for process in members(pid):
+        with contextlib.suppress(OSError), open(f"/proc/{process.pid}/smaps_rollup") as rollup:
+            total += 1024 * int(re.findall(r"^Pss_Anon: +(\d+) kB", rollup.read(), re.MULTILINE)[0])
+    return total
 
 
 def fits(now: Holdings, before: Holdings) -> bool:
@@ -187,6 +196,7 @@ def wrong(begin: State, end: State, load: Load, log: str) -> list[str]:
 
 def soak(directory: Path, model: str, seconds: float, seed: int, clients: int) -> int:
     pool = ["--workers", str(WORKERS)] if MODELS[model].pool else []
+    clients = MODELS[model].clients or clients  # `iterative` has one at a time
     config = {"handshake_timeout": HANDSHAKE, "timeout": 60}
     with Target() as target, Rig(directory, model, SERVE, *pool, "--grace", "30", config=config) as rig:
         began = time.monotonic()
@@ -225,7 +235,7 @@ class Report(NamedTuple):
         done = ", ".join(f"{count:,} {kind}" for kind, count in sorted(load.done.items()))
         made = ", ".join(f"{count} {what}" for what, count in sorted(self.trouble.made.items()))
         rows = [(name, *pair) for name, *pair in zip(Holdings._fields, begin.holds, end.holds, strict=True)]
-        rows.append(("PSS MiB", f"{begin.memory / 2**20:.1f}", f"{end.memory / 2**20:.1f}"))
+        rows.append(("anonymous PSS, MiB", f"{begin.memory / 2**20:.1f}", f"{end.memory / 2**20:.1f}"))
         return (
             f"`{self.model}`, {self.seconds / 60:.1f} minutes, seed {self.seed}:"
             f" {sum(load.done.values()):,} connections ({done}), {load.compared / 1e9:.2f} GB compared;"
