@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,11 +45,12 @@ ERRORS = {  # what each call may really fail with (its manual page), as the kern
     "getpeername": ("ENOTCONN",),
     "dup,dup2,dup3": ("EMFILE",),
 }
-ENDS: dict[tuple[str, str], str] = {
+ENDS: dict[tuple[str, str], str] = {  # with EX_OSERR and a line, but for ABORTS
     ("sigio", "recvfrom"): "reads signals from a socket pair of its own, which nobody can reset",
     ("prefork-fdpass", "recvfrom"): "hears from its workers over socket pairs of its own, likewise",
     ("trampoline", "poll,ppoll,select,pselect6"): "one wait for everybody, and no room in its figure",
 }
+ABORTS = {("uvloop", "epoll_ctl"): "libuv calls abort(3)"}
 STUMBLES: dict[tuple[str, str], str] = {
     ("asyncio", "epoll_ctl"): "its selector is not ours: the loop prints the callback that failed",
     ("tornado", "epoll_ctl"): "the same loop",
@@ -140,6 +142,8 @@ def expected(rig: Rig, case: Case, trouble: str) -> bool:
     key = rig.model, case.calls
     if key in STUMBLES:
         return trouble.startswith(("traceback", BROKEN))
+    if key in ABORTS:
+        return rig.tunnel.wait(2.0) == -signal.SIGABRT
     if key not in ENDS:
         return False
     said = rig.tunnel.matching("^tunnel serve: ")
