@@ -92,6 +92,7 @@ class Side(asyncio.BufferedProtocol):
         try:
             self.peer.write(step())
         except (ProtocolError, OSError) as error:  # OSError: our salt cannot be remembered
+            self.pause()  # nothing may follow what was lost
             self.client.settle(error)
             return
         if self.peer.full:
