@@ -3,6 +3,8 @@
 # make bench-docs   the same, and put the table into docs/performance.md
 # make test      set up, install what the tests need, run lint, types and tests
 # make faults    every fault of docs/faults.md against every model; writes the table there
+# make soak      mixed load and trouble over one server, MODEL=prefork, MINUTES=10 (docs/soak.md)
+# make fuzz      libFuzzer over the core, FUZZ_SECONDS=60 for each harness, FUZZ= for some (docs/fuzzing.md)
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.
 
@@ -11,9 +13,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The tests mostly wait, for processes and sockets: several share a core well.
 PARALLEL ?= -n 5 --dist worksteal
-SYSTEM_PACKAGES := shadowsocks-libev curl chromium faketime nftables iproute2
+FUZZ_SECONDS ?= 60
+MODEL ?= prefork
+MINUTES ?= 10
+SYSTEM_PACKAGES := shadowsocks-libev curl chromium faketime nftables iproute2 strace
 
-.PHONY: help compare bench bench-docs test test-slow faults lint system clean wheel
+.PHONY: help compare bench bench-docs test test-slow faults fuzz soak lint system clean wheel
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +35,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/installed-for-tests: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-for-fuzz: $(VENV)/installed-for-tests pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	@touch $@
 
 compare: $(VENV)/installed
@@ -50,6 +59,11 @@ test-slow: $(VENV)/installed-for-tests system
 # Four at once: more would make the machine itself the fault.
 faults: $(VENV)/installed-for-tests system
 	$(BIN)/python -m pytest tests/faults -m faults -n 4 --table docs/faults.md
+fuzz: $(VENV)/installed-for-fuzz
+	$(BIN)/python -m tests.fuzz.run $(FUZZ) --seconds $(FUZZ_SECONDS)
+
+soak: $(VENV)/installed-for-tests
+	$(BIN)/python -m tests.soak.run --model $(MODEL) --minutes $(MINUTES)
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
@@ -69,4 +83,4 @@ wheel: $(VENV)/installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

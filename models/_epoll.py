@@ -7,9 +7,12 @@ telling at once costs eight. The model `epoll` shows what libuv makes of it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import select
 
 from models._loop import Poller
+from models._server import RESOURCE_PAUSE
 
 ENDS = select.EPOLLHUP | select.EPOLLERR
 
@@ -20,6 +23,7 @@ class Epoll(Poller):
         self._epoll = select.epoll()
         self._events: dict[int, int] = {}  # as epoll knows them
         self._stale: set[int] = set()  # of these it may have to hear something else
+        self._untold: set[int] = set()  # for these it had no memory
         self.flags = 0  # more, for what is watched for the first time
 
     def changed(self, fd: int) -> None:
@@ -39,19 +43,29 @@ class Epoll(Poller):
         if events == before:
             return
         if not events:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # what is gone is not watched
+                self._epoll.unregister(fd)
             del self._events[fd]
             return
-        if before:
-            self._epoll.modify(fd, events)
+        try:
+            if before:
+                self._epoll.modify(fd, events)
+            else:
+                self._epoll.register(fd, events | self.flags)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.ENOSPC):
+                raise
+            self._untold.add(fd)  # one client waits, and the others go on
         else:
-            self._epoll.register(fd, events | self.flags)
-        self._events[fd] = events
+            self._events[fd] = events
 
     def wait(self, seconds: float) -> None:
         # fig: wait
         while self._stale:
             self._tell(self._stale.pop())
+        if self._untold:
+            self._stale, self._untold = self._untold, self._stale
+            seconds = min(seconds, RESOURCE_PAUSE)
         for fd, events in self._epoll.poll(seconds):
             if events & (select.EPOLLIN | ENDS) and (callback := self.readers.get(fd)):
                 callback()

@@ -109,7 +109,10 @@ class Loop:
         self._tick()
         # fig: event loop
         while self.clients or self._listeners:
-            self.poller.wait(self.clock.seconds_left())
+            try:
+                self.poller.wait(self.clock.seconds_left())
+            except OSError as error:
+                self.server.accept.wait_out(error)
             self.clock.run()
         # end fig
 

@@ -46,7 +46,7 @@ from models._server import Server
 from models._stop import SEND_HOME, die_by, kill_all
 from models._title import set_title
 from tunnel.drain import Drain
-from tunnel.log import log
+from tunnel.log import describe, log
 
 MASTER_SIGNALS = {
     signal.SIGTERM,
@@ -99,6 +99,9 @@ def run_child(work: Callable[..., None], *args: object) -> NoReturn:
         offer_to_die_first()
         work(*args)
         code = os.EX_OK
+    except OSError as error:  # no mistake of ours: as in the command line, one line and a code
+        log.error(f"cannot go on: {describe(error)}")
+        code = os.EX_OSERR
     except BaseException:  # noqa: BLE001 - shown, and told to the parent by the exit code
         sys.excepthook(*sys.exc_info())
     finally:

@@ -89,7 +89,8 @@ class Side(asyncio.BufferedProtocol):
         self.moves += 1
         try:
             self.peer.write(step())
-        except ProtocolError as error:
+        except (ProtocolError, OSError) as error:  # OSError: our salt cannot be remembered
+            self.pause()  # nothing may follow what was lost
             self.client.settle(error)
             return
         if self.peer.full:

@@ -149,6 +149,11 @@ class Accept:
         elif error.errno not in GONE_BEFORE_ACCEPT:
             raise error
 
+    def wait_out(self, error: OSError) -> None:
+        """After a poll or select that had no memory for its list. Raises any other `error` again."""
+        self.survive(error, "waiting pauses")
+        time.sleep(RESOURCE_PAUSE)
+
     def _ready(self) -> socket.socket:
         ready = self._poller.poll(WAKES * 1000)
         if not ready:

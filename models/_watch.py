@@ -50,7 +50,11 @@ class WatchfulPool(Pool):
         while not self._signals and (left := until - time.monotonic()) > 0:
             self.prepare()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
-            ready = self._poller.poll(left * 1000)
+            ready: list[tuple[int, int]] = []
+            try:
+                ready = self._poller.poll(left * 1000)
+            except OSError as error:
+                self.server.accept.wait_out(error)
             signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
             for fd, _ in ready:
                 if callback := self._callbacks.get(fd):

@@ -112,6 +112,7 @@ class SocksOpening(Opening):
             raise SocksError(f"command {heard[1]}: expected 1 (CONNECT)", reply(COMMAND))
         try:
             parsed = unpack(heard[3:])
+            header = pack(parsed[0]) if parsed else b""  # refuses names that no resolver would take
         except HandshakeError as error:
             known = heard[3] in (ATYP_IPV4, ATYP_NAME, ATYP_IPV6)
             raise SocksError(str(error), reply(FAILURE if known else ADDRESS_TYPE)) from None
@@ -120,7 +121,7 @@ class SocksOpening(Opening):
         self.target, size = parsed
         early = heard[3 + size :]
         self.early = bool(early)
-        self._up.prepend(pack(self.target) + early)
+        self._up.prepend(header + early)
         self._awaits = None
         self._heard = b""
         return b""

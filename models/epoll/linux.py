@@ -17,6 +17,7 @@ closed is taken out first: closing one of two descriptors of the same socket wou
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ POLLIN, POLLOUT = select.EPOLLIN, select.EPOLLOUT
 POLLERR, POLLHUP = select.EPOLLERR, select.EPOLLHUP  # come unasked
 ENDS = POLLERR | POLLHUP
 MOST_EVENTS = 1024  # that one call returns
+RETRY = 0.1  # seconds until a watcher that the kernel has no memory for is tried again
 
 
 def platform_loop_init(loop: Loop) -> None:
@@ -38,13 +40,19 @@ def io_poll(loop: Loop, timeout: float) -> None:
     """Tells the kernel what has changed, waits, and calls the watchers that are ready."""
     backend, watchers = loop.backend, loop.watchers
     if loop.watcher_queue:
-        for w in loop.watcher_queue:
-            if w.events == 0:
-                backend.register(w.fd, w.pevents)
-            elif w.events != w.pevents:
-                backend.modify(w.fd, w.pevents)
-            w.events = w.pevents
-        loop.watcher_queue.clear()
+        queue, loop.watcher_queue = loop.watcher_queue, {}
+        for w in queue:
+            try:
+                if w.events == 0:
+                    backend.register(w.fd, w.pevents)
+                elif w.events != w.pevents:
+                    backend.modify(w.fd, w.pevents)
+                w.events = w.pevents
+            except OSError as error:
+                if error.errno not in (errno.ENOMEM, errno.ENOSPC):
+                    raise
+                loop.watcher_queue[w] = None  # one client waits, where libuv aborts
+                timeout = min(timeout, RETRY)
     for fd, events in backend.poll(timeout, MOST_EVENTS):
         ready = watchers.get(fd)
         if ready is None or not ready.pevents:  # nobody wants to hear of it any more

@@ -124,6 +124,11 @@ REFUSED = {
     "address type 2": (GREETING + b"\5\1\0\2\0\0\0\0\0\x50", CHOSEN + refusal(8), "address type 2"),
     "empty name": (GREETING + b"\5\1\0\3\0\0\x50", CHOSEN + refusal(1), "empty"),
     "port 0": (GREETING + b"\5\1\0\1\x7f\0\0\1\0\0", CHOSEN + refusal(1), "port 0"),
+    "a name that IDNA refuses": (
+        GREETING + b"\5\1\0\3\6\xd8\xb0.\xd8\xb0b\0\x50",
+        CHOSEN + refusal(1),
+        "expected 1 to 255",
+    ),
     "NUL in a name": (GREETING + b"\5\1\0\3\3a\0b\0\x50", CHOSEN + refusal(1), "NUL"),
 }
 EVERY_REFUSAL = pytest.mark.parametrize(("said", "answers", "reason"), REFUSED.values(), ids=REFUSED)

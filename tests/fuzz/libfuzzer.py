@@ -1,0 +1,24 @@
+"""One harness in a process whose end libFuzzer decides; run.py starts it.
+
+python -m tests.fuzz.libfuzzer NAME FLAG...     FLAG as libFuzzer has them, and folders of inputs
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COVERED = ["tunnel", "ipaddress", "urllib.parse"]  # whose branches count as new
+
+
+def fuzz(name: str, flags: list[str]) -> None:
+    """Does not return."""
+    atheris = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=COVERED):
+        harnesses = importlib.import_module("tests.fuzz.harnesses")
+    atheris.Setup([sys.argv[0], *flags], harnesses.HARNESSES[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    fuzz(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,119 @@
+"""strace, attached to all that a server runs as, with one call that fails.
+
+with Injection(pids, "recvfrom", "ECONNRESET", when=2) as injection:
+    ...the second recvfrom of each process and thread fails...
+injection.count
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import pytest
+
+ATTACH = 10.0  # seconds that strace may take on a busy machine
+QUIET = 0.04  # seconds without a call
+WHY_NOT = "no strace: apt-get install strace" if shutil.which("strace") is None else ""
+
+
+def needs_strace() -> None:
+    """Skips where strace is not there; where CI promises that it is, that is a failure."""
+    if WHY_NOT and os.environ.get("CI") == "true":
+        pytest.fail(WHY_NOT)
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+
+
+def tasks(pid: int) -> set[int]:
+    """The threads of this process; none if it has just ended, as a client's child does."""
+    try:
+        return {int(task) for task in os.listdir(f"/proc/{pid}/task")}
+    except FileNotFoundError:
+        return set()
+
+
+class Injection:
+    """While it is entered, call number `when` of every process and thread fails, counted from now on.
+
+    Without an error it only counts: `calls` says how often each was made by the busiest one.
+    """
+
+    def __init__(self, pids: Sequence[int], calls: str, error: str = "", when: int = 1) -> None:
+        inject = ["-e", f"inject={calls}:error={error}:when={when}"] if error else []
+        self._out = tempfile.NamedTemporaryFile("r", prefix="strace-")  # noqa: SIM115 - closed at the end
+        there = {pid: tasks(pid) for pid in pids}
+        self._tasks = set().union(*there.values())
+        who = [word for pid in pids if there[pid] for word in ("-p", str(pid))]
+        self._strace = subprocess.Popen(
+            ["strace", "-f", "-e", f"trace={calls}", *inject, "-o", self._out.name, *who],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def __enter__(self) -> Injection:
+        """Returns once every one of them is traced."""
+        deadline = time.monotonic() + ATTACH
+        while not all(traced(task) for task in self._tasks):
+            assert self._strace.poll() is None, f"strace has ended: {self._said()}"
+            assert time.monotonic() < deadline, "strace does not get hold of the server"
+            time.sleep(0.002)  # nothing signals an attach to others
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wait_for_quiet()
+        self._strace.send_signal(signal.SIGINT)  # it lets go of everybody
+        try:
+            self._strace.communicate(timeout=ATTACH)
+        except subprocess.TimeoutExpired:
+            self._strace.kill()
+            self._strace.communicate()
+        with self._out as out:
+            self.lines = out.read().splitlines()
+
+    def _wait_for_quiet(self) -> None:
+        """A call that strace has begun to spoil when it lets go fails with ENOSYS, which nobody ordered."""
+        size, since, latest = -1, 0.0, time.monotonic() + 2
+        while time.monotonic() < latest:
+            now = os.path.getsize(self._out.name)
+            if now != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > QUIET:
+                return
+            time.sleep(0.005)
+
+    def _said(self) -> str:
+        return self._strace.communicate()[1]
+
+    @property
+    def failed(self) -> list[str]:
+        """The calls that were made to fail, as strace writes them."""
+        return [line for line in self.lines if "(INJECTED)" in line]
+
+    def busiest_of(self, names: Sequence[str]) -> int:
+        """The most calls of these names that any process or thread has begun."""
+        made: dict[str, int] = {}
+        for line in self.lines:
+            task, _, call = line.partition(" ")
+            if call.strip().partition("(")[0] in names and "resumed>" not in call:
+                made[task] = made.get(task, 0) + 1
+        return max(made.values(), default=0)
+
+
+def traced(task: int) -> bool:
+    """True if somebody traces it, or it has ended."""
+    try:
+        with open(f"/proc/{task}/status") as status:
+            return re.search(r"^TracerPid:\t0$", status.read(), re.MULTILINE) is None
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,196 @@
+"""Every system call of a short exchange fails once, in every model; the next client is served all the same.
+
+    for each call, each errno that it has in real life, and each N until the exchange makes no more:
+        strace attaches --> one exchange, which may fail --> strace lets go --> a transfer within 2 s
+
+`ENDS` names what a server does not survive, and why; it then says so in a line and has an exit code.
+`STUMBLES` names where somebody else's loop prints a traceback, and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from models import MODELS
+from tests.harness import socks
+from tests.harness.rig import SERVE, Rig
+from tests.harness.tree import child_pids, members, wait_until
+from tests.harness.wire import WrongTag
+from tests.injection.strace import Injection, needs_strace
+
+HURRY = 1.0  # seconds that a client of a spoiled exchange waits for anything
+LEISURE = 10.0  # and one of an exchange that must succeed
+WORKERS = 2
+MOST = 8  # failing calls tried of one kind: what an exchange makes more of is the same again
+REQUEST, REPLY = b"x" * 3000, b"y" * 5000
+ERRORS = {  # what each call may really fail with (its manual page), as the kernel names calls today
+    "accept4": ("ECONNABORTED", "EMFILE", "ENOMEM", "EPROTO"),
+    "recvfrom": ("ECONNRESET", "ETIMEDOUT"),
+    "sendto": ("EPIPE", "ENOBUFS"),
+    "connect": ("ECONNREFUSED", "ENETUNREACH", "EADDRNOTAVAIL"),
+    "socket": ("EMFILE", "ENOBUFS"),
+    "clone,clone3,fork,vfork": ("EAGAIN", "ENOMEM"),
+    "epoll_wait,epoll_pwait": ("EINTR",),
+    "epoll_ctl": ("ENOMEM", "ENOSPC"),
+    "poll,ppoll,select,pselect6": ("EINTR", "ENOMEM"),
+    "setsockopt": ("ENOBUFS", "EINVAL"),
+    "shutdown": ("ENOTCONN",),
+    "close": ("ECONNRESET",),  # of a socket; Linux itself has none for it
+    "fcntl": ("ENOLCK",),
+    "getpeername": ("ENOTCONN",),
+    "dup,dup2,dup3": ("EMFILE",),
+}
+ENDS: dict[tuple[str, str], str] = {  # with EX_OSERR and a line, but for ABORTS
+    ("sigio", "recvfrom"): "reads signals from a socket pair of its own, which nobody can reset",
+    ("prefork-fdpass", "recvfrom"): "hears from its workers over socket pairs of its own, likewise",
+    ("trampoline", "poll,ppoll,select,pselect6"): "one wait for everybody, and no room in its figure",
+}
+ABORTS = {("uvloop", "epoll_ctl"): "libuv calls abort(3)"}
+STUMBLES: dict[tuple[str, str], str] = {
+    ("asyncio", "epoll_ctl"): "its selector is not ours: the loop prints the callback that failed",
+    ("tornado", "epoll_ctl"): "the same loop",
+}
+QUICK = {"accept4": ("EMFILE",), "recvfrom": ("ECONNRESET",), "sendto": ("EPIPE",), "socket": ("EMFILE",)}
+
+
+# fcntl gives locks back, too. An unlock that is not made keeps everybody out, and Linux has no error for it.
+BROKEN = "a record is missing"  # which the client notices by the next one's tag
+UNLOCKED = "the lock was not given back"
+
+
+class Case(NamedTuple):
+    calls: str
+    error: str
+
+
+CASES = [Case(calls, error) for calls, errors in ERRORS.items() for error in errors]
+
+
+def exchange(rig: Rig, patience: float = HURRY) -> str:
+    """A request, a reply, and both ends; as much of it as can be had. What was wrong with that, in words."""
+    try:
+        near = rig.near(first=REQUEST)
+        near.sock.settimeout(patience)
+        rig.listener.settimeout(patience)
+        far = rig.far()
+        far.sock.settimeout(patience)
+        if far.receive_exactly(len(REQUEST)) != REQUEST:
+            return "another request arrived"
+        far.send(REPLY)
+        if near.receive_exactly(len(REPLY)) != REPLY:
+            return "another reply arrived"
+        near.finish()
+        far.receive_all()
+        far.finish()
+        near.receive_all()
+    except (OSError, AssertionError, socks.Refused):
+        pass  # this client may be lost
+    except WrongTag as error:
+        return f"{BROKEN}: {error}"
+    finally:
+        rig.close_streams()
+    return ""
+
+
+def pids(rig: Rig) -> list[int]:
+    """Once there are no more of them than when nobody is served."""
+    wanted = len(MODELS[rig.model].pool or ()) and WORKERS
+    wait_until(lambda: len(child_pids(rig.pid)) <= wanted, 5.0, "the children of earlier clients have ended")
+    return [process.pid for process in members(rig.pid)]
+
+
+def calls_of_an_exchange(rig: Rig) -> dict[str, int]:
+    """How often the busiest process or thread makes each of these calls."""
+    with Injection(pids(rig), ",".join(ERRORS)) as counting:
+        exchange(rig, LEISURE)
+    return {calls: counting.busiest_of(calls.split(",")) for calls in ERRORS}
+
+
+def spoil(rig: Rig, case: Case, when: int) -> tuple[int, str]:
+    """One exchange in which that call fails: how often it did, and what must not have come of it."""
+    with Injection(pids(rig), case.calls, case.error, when) as injection:
+        trouble = exchange(rig)
+    if any("F_UNLCK" in line for line in injection.failed):
+        return 0, UNLOCKED
+    return len(injection.failed), trouble or survives(rig)
+
+
+def survives(rig: Rig) -> str:
+    """Serves the next client and has not stumbled, or what is wrong."""
+    if not rig.tunnel.running:
+        return f"ended: {rig.tunnel.log().splitlines()[-1]}"
+    rig.listener.settimeout(2)
+    try:
+        rig.transfer(size=2000)
+    except (AssertionError, OSError, socks.Refused) as error:
+        return f"next client: {type(error).__name__} {error}; log: {rig.tunnel.log()[-300:]}"
+    finally:
+        rig.close_streams()
+    said = rig.tunnel.log()
+    return f"traceback: {said[said.index('Traceback') :][-600:]}" if "Traceback" in said else ""
+
+
+def expected(rig: Rig, case: Case, trouble: str) -> bool:
+    """One of the few things that are as they are, and said in the right way."""
+    if trouble == UNLOCKED:
+        return True
+    key = rig.model, case.calls
+    if key in STUMBLES:
+        return trouble.startswith(("traceback", BROKEN))
+    if key in ABORTS:
+        return rig.tunnel.wait(2.0) == -signal.SIGABRT
+    if key not in ENDS:
+        return False
+    said = rig.tunnel.matching("^tunnel serve: ")
+    return rig.tunnel.wait(2.0) == os.EX_OSERR and len(said) == 1
+
+
+def make(directory: Path, model: str, end: str) -> Rig:
+    pool = ["--workers", str(WORKERS)] if MODELS[model].pool else []
+    rig = Rig(directory, model, end, *pool, config={"handshake_timeout": 2, "timeout": 3})
+    rig.transfer()
+    return rig
+
+
+def try_all(directory: Path, model: str, end: str, cases: list[Case], most: int) -> tuple[list[str], int]:
+    """What went wrong, a line each, and how many calls were made to fail."""
+    wrong, failed = [], 0
+    rig = make(directory, model, end)
+    try:
+        made = calls_of_an_exchange(rig)
+        for case in cases:
+            for when in range(1, min(made[case.calls], most) + 1):
+                count, trouble = spoil(rig, case, when)
+                failed += count
+                if not trouble:
+                    continue
+                if not expected(rig, case, trouble):
+                    wrong.append(f"{model} {end}, {case.calls} number {when} {case.error}: {trouble}")
+                rig.close()
+                rig = make(directory, model, end)
+    finally:
+        rig.close()
+    return wrong, failed
+
+
+@pytest.mark.parametrize("model", ["fork", "epoll"])
+def test_a_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
+    needs_strace()
+    cases = [Case(calls, error) for calls, errors in QUICK.items() for error in errors]
+    wrong, failed = try_all(tmp_path, model, SERVE, cases, 2)
+    assert not wrong, "\n".join(wrong)
+    assert failed >= len(cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_every_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
+    needs_strace()
+    wrong, failed = try_all(tmp_path, model, SERVE, CASES, MOST)
+    assert not wrong, "\n".join(wrong)
+    assert failed > 20
