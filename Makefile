@@ -59,6 +59,7 @@ test-slow: $(VENV)/installed-for-tests system
 # Four at once: more would make the machine itself the fault.
 faults: $(VENV)/installed-for-tests system
 	$(BIN)/python -m pytest tests/faults -m faults -n 4 --table docs/faults.md
+
 fuzz: $(VENV)/installed-for-fuzz
 	$(BIN)/python -m tests.fuzz.run $(FUZZ) --seconds $(FUZZ_SECONDS)
 
