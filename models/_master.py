@@ -415,7 +415,7 @@ class Pool:
 
 
 def random_below(limit: int) -> int:
-    """From 0. The random module would seed itself in every child, at the price of six pages copied."""
+    """From 0. The random module would seed itself in every child, and copy 45 pages (docs/performance.md)."""
     return int.from_bytes(os.urandom(4), "big") % limit
 
 

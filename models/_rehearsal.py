@@ -32,11 +32,12 @@ PATIENCE = 1.0  # seconds for a step that takes microseconds
 def rehearse(server: Server, serve: Callable[[Server, Slot, socket.socket], None] = serve_client) -> None:
     """Before the first fork. `serve` is what will be done for each connection."""
     service, listeners, slot = server.service, server.listeners, server.scoreboard.take()
+    stage = None
     try:
         with loopback() as front, loopback() as back:
             # The server itself, and no copy of it: bytecode is specialised for one layout of an object.
             dial = service.rehearsal.dial(Address(*back.getsockname()))
-            server.service = service._replace(dial=dial, copy=service.copy or "poll")
+            server.service = stage = service._replace(dial=dial, copy=service.copy or "poll")
             pid = os.fork()
             if pid == 0:
                 play(service.rehearsal, front, back, service.new_session().dials)
@@ -51,7 +52,9 @@ def rehearse(server: Server, serve: Callable[[Server, Slot, socket.socket], None
     except OSError as error:
         log.debug(f"no rehearsal: {describe(error)}")
     finally:
-        server.service, server.listeners = service, listeners
+        if server.service is stage:  # no reload has come in between
+            server.service = service
+        server.listeners = listeners
         server.scoreboard.forget(slot)
 
 

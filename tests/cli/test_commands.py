@@ -14,6 +14,7 @@ import pytest
 from models import MODELS
 from tests.cli.running import tunnel
 from tunnel._version import __version__
+from tunnel.cli import build_parser
 from tunnel.config import DEFAULTS
 from tunnel.keys import METHODS
 
@@ -73,6 +74,21 @@ def test_a_servers_help_names_every_flag_and_default(command: str) -> None:
         assert f"default: {shown}" in out
     assert ("127.0.0.1:8388" if command == "serve" else "127.0.0.1:1080") in out
     assert all(method in out for method in METHODS)
+
+
+@pytest.mark.parametrize(("columns", "terminal", "widest"), [("50", 70, 50), ("much", 70, 70), ("", 0, 80)])
+def test_help_is_as_wide_as_the_terminal(
+    columns: str, terminal: int, widest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get_terminal_size(_fd: int) -> os.terminal_size:
+        if not terminal:
+            raise OSError("no terminal")
+        return os.terminal_size((terminal, 24))
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("os.get_terminal_size", get_terminal_size)
+    lines = build_parser().format_help().splitlines()
+    assert 0.75 * widest < max(map(len, lines)) <= widest
 
 
 def test_no_flag_takes_a_password() -> None:
