@@ -24,8 +24,8 @@ from typing import NamedTuple, NoReturn
 
 from tunnel.cli import main
 
-FORKS = 300
-WARM_UP = 20  # forks that do not count: the parent's own pages are copied once
+FORKS = 100
+WARM_UP = 10  # forks that do not count: the parent's own pages are copied once
 
 
 class Spent(NamedTuple):

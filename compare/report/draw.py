@@ -134,7 +134,9 @@ def decades(low: float, high: float, steps: Sequence[int] = (1,)) -> list[float]
 
 
 def far_off(found: Mapping[str, Sequence[tuple[float, float]]], too_low: bool = False) -> list[str]:
-    """The rows that are FAR times the median of the others, or more, at most of their points (x, y).
+    """The rows that are FAR times the median of the others, or more, at each of their points (x, y).
+
+    One that is so at some of them has a bend, which is what a drawing is for.
 
     too_low: as far below it, too, which only an axis of logarithms suffers from.
     """
@@ -149,7 +151,7 @@ def far_off(found: Mapping[str, Sequence[tuple[float, float]]], too_low: bool = 
             others = [value for other, value in at[x].items() if other != row]
             if len(others) >= OTHERS_LEAST and y > 0 and (middle := median(others)) > 0:
                 times.append(y / middle)
-        if times and (median(times) > FAR or (too_low and median(times) < 1 / FAR)):
+        if times and (min(times) > FAR or (too_low and max(times) < 1 / FAR)):
             off.append(row)
     return off
 

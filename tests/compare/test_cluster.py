@@ -180,5 +180,5 @@ def test_servers_listen_where_they_are_told_to(command: Command, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     samples = schema.load((tmp_path / "result.json").read_text()).samples
     assert {(sample.row, sample.invalid) for sample in samples} == {
-        (row, None) for row in ("fork", "direct", "relay")
+        (row, None) for row in ("fork", "direct", "relay", "bare-fork")
     }

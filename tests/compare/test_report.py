@@ -391,7 +391,8 @@ def test_a_row_that_is_far_off_is_told_by_the_median_of_the_others() -> None:
     found = {row: [(1.0, value), (2.0, 2 * value)] for row, value in FAR_OFF.items()}
     assert far_off(found) == ["far"]
     assert far_off(found, too_low=True) == ["far", "low"]
-    found["far"][0] = (1.0, 1.0)  # far at one of its two points: a bend, and shown
+    found["far"] += [(3.0, 99.0), (4.0, 1.1)]  # near at one of its points: a bend, and shown
+    found |= {row: [*found[row], (3.0, value), (4.0, value)] for row, value in list(FAR_OFF.items())[:4]}
     assert far_off(found) == []
     assert far_off({"a": [(1.0, 1.0)], "b": [(1.0, 2.0)], "c": [(1.0, 99.0)]}) == []  # nobody is many
 
