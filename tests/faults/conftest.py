@@ -51,7 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         subject = callspec.params["subject"]
         item.add_marker("faults")
-        item.user_properties.append(("cell", (mark.args[0], subject)))
+        check = item.name.partition("[")[0]
+        item.user_properties.append(("cell", (mark.args[0], subject, check)))
         how = " ".join((getattr(item.obj, "__doc__", "") or "").split())  # type: ignore[attr-defined]
         item.user_properties.append(("how", how))
         if not everything and subject not in mark.kwargs["quick"]:
