@@ -253,7 +253,7 @@ def finding(goal: Goal, analysis: Analysis) -> Finding:
     worst = max(sides, key=lambda side: figures[side.name].value)
     shown = figures[worst.name]
     met = verdict(shown, goal.limit, analysis.floor(goal.metric.key, goal.point))
-    return Finding(goal, met, worst, next(iter(beside), None), shown, among(goal, figures))
+    return Finding(goal, met, worst, next(iter(beside), None), shown, among(goal, figures, models(analysis)))
 
 
 def figure(side: Side, beside: Sequence[Side]) -> Estimate:
@@ -268,13 +268,16 @@ def verdict(found: Estimate, limit: float, noise: float) -> str:
     return met if found.rounds > 1 and beyond and apart > noise else met + NOISE
 
 
-def among(goal: Goal, figures: Mapping[str, Estimate]) -> str:
-    """Of a goal for every model: who does not meet it."""
-    missed = {name: found.value for name, found in figures.items() if found.value > goal.limit}
-    if len(figures) < 2 or not missed:
+def among(goal: Goal, figures: Mapping[str, Estimate], everybody: Sequence[str]) -> str:
+    """Of a goal for every model: who does not meet it, and who has no figure, or cannot have one."""
+    if len(figures) < 2:
         return ""
-    said = ", ".join(f"{name} {missed[name]:.2f}" for name in sorted(missed, key=missed.__getitem__))
-    return f"{len(figures) - len(missed)} of {len(figures)} meet it; not {said}"
+    missed = {name: found.value for name, found in figures.items() if found.value > goal.limit}
+    said = [f"{name} {missed[name]:.2f}" for name in sorted(missed, key=missed.__getitem__)]
+    parts = [f"{len(figures) - len(missed)} of {len(figures)} meet it; not {', '.join(said)}"] if said else []
+    if absent := [name for name in everybody if name not in figures]:
+        parts.append(f"without a figure: {', '.join(absent)}")
+    return "; ".join(parts)
 
 
 # Words

@@ -97,6 +97,10 @@ def test_what_holds_for_every_model_is_shown_by_the_worst_and_names_who_misses(a
     assert one.note.startswith("4 of 6 meet it; not uvloop 0.9")
     assert ", epoll 1.1" in one.note
     assert finding(as_made, "bulk up, every model beside libev").note == ""
+    cannot = made(rows=[*ROWS, "trampoline"])  # which has no sample of mixed
+    assert finding(cannot, "p99 beside one bulk stream, every model").note.endswith(
+        "without a figure: trampoline"
+    )
 
 
 @pytest.mark.parametrize(
