@@ -11,12 +11,12 @@ import sys
 COVERED = ["tunnel", "ipaddress", "urllib.parse"]  # whose branches count as new
 
 
-def fuzz(name: str, flags: list[str]) -> None:
+def fuzz(name: str, program_and_flags: list[str]) -> None:
     """Does not return."""
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=COVERED):
         harnesses = importlib.import_module("tests.fuzz.harnesses")
-    atheris.Setup([sys.argv[0], *flags], harnesses.HARNESSES[name])
+    atheris.Setup(program_and_flags, harnesses.HARNESSES[name])
     atheris.Fuzz()
 
 
