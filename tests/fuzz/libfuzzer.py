@@ -1,6 +1,7 @@
-"""One harness in a process whose end libFuzzer decides; run.py starts it.
+"""One harness in a process whose end libFuzzer decides: `python -m tests.fuzz.libfuzzer NAME PROGRAM FLAG...`
 
-python -m tests.fuzz.libfuzzer NAME FLAG...     FLAG as libFuzzer has them, and folders of inputs
+run.py starts it. PROGRAM does the same again: libFuzzer runs it to merge. FLAG is one of libFuzzer's, or a
+folder of inputs.
 """
 
 from __future__ import annotations
