@@ -1,6 +1,7 @@
-"""One harness in a process whose end libFuzzer decides; run.py starts it.
+"""One harness in a process whose end libFuzzer decides: `python -m tests.fuzz.libfuzzer NAME PROGRAM FLAG...`
 
-python -m tests.fuzz.libfuzzer NAME FLAG...     FLAG as libFuzzer has them, and folders of inputs
+run.py starts it. PROGRAM does the same again: libFuzzer runs it to merge. FLAG is one of libFuzzer's, or a
+folder of inputs.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import sys
 COVERED = ["tunnel", "ipaddress", "urllib.parse"]  # whose branches count as new
 
 
-def fuzz(name: str, flags: list[str]) -> None:
+def fuzz(name: str, program_and_flags: list[str]) -> None:
     """Does not return."""
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=COVERED):
         harnesses = importlib.import_module("tests.fuzz.harnesses")
-    atheris.Setup([sys.argv[0], *flags], harnesses.HARNESSES[name])
+    atheris.Setup(program_and_flags, harnesses.HARNESSES[name])
     atheris.Fuzz()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,8 +82,14 @@ def run(name: str, arguments: argparse.Namespace) -> Outcome:
 
 
 def start(name: str, flags: list[str]) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "tests.fuzz.libfuzzer", name, *flags]
-    return subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:
+        program = Path(directory, name)
+        words = shlex.join([sys.executable, "-m", "tests.fuzz.libfuzzer", name])
+        program.write_text(f'#!/bin/sh\nexec {words} "$0" "$@"\n')
+        program.chmod(0o700)
+        return subprocess.run(
+            [str(program), *flags], capture_output=True, text=True, errors="replace", check=False
+        )
 
 
 def keep(name: str, found: str) -> None:
