@@ -100,7 +100,10 @@ def generation_logs(rig: Rig, to_full: bool) -> None:
 
     def all_do() -> bool:
         processes = members(rig.pid)
-        opened = [{os.readlink(fd) for fd in glob.glob(f"/proc/{each.pid}/fd/*")} for each in processes]
+        try:
+            opened = [{os.readlink(fd) for fd in glob.glob(f"/proc/{each.pid}/fd/*")} for each in processes]
+        except FileNotFoundError:  # one has just ended
+            return False
         return len(processes) == 1 + rig.workers and all(
             ("/dev/full" in found) == to_full for found in opened
         )

@@ -41,7 +41,7 @@ def test_out_of_descriptors(case: Case) -> None:
     for process in members(rig.pid):
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (NOFILE, NOFILE))
     flood = [rig.silent() for _ in range(2 * NOFILE)]
-    rig.steady()
+    rig.steady(within=10.0)
     short = most_descriptors(rig.pid) >= NOFILE - 1
     before = cpu_seconds(rig.pid)
     exchange(near, far, 300_000)
@@ -155,7 +155,7 @@ def test_ten_thousand_idle_connections(case: Case) -> None:
         assert each < IDLE_KB, f"{each:.1f} KB for each"
         assert grown[1] < 1.5 * grown[0] + MB, f"{grown[0] / MB:.0f} MB, then {grown[1] / MB:.0f} MB"
         case.note(f"{each:.1f} KB each")
-        case.allow_growth(grown[0])  # it is free, but the process keeps it
+        case.allow_growth(max(grown))  # it is free, but the process keeps it
         case.look()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, own)
