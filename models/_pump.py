@@ -20,8 +20,8 @@ from models._direction import abort
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
-from tunnel.connection import Connection, adopt
-from tunnel.dial import Dial, seconds
+from tunnel.connection import Connection, adopt, seconds
+from tunnel.dial import Dial
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session

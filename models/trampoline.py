@@ -32,7 +32,6 @@ from contextlib import suppress
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._tasks import Clients, Code, Task, Wait, pause, read_wait
 from models._timers import Timers
-from tunnel.connection import accept_from
 
 ENDS = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -117,7 +116,7 @@ def accept(clients: Clients, listener: socket.socket) -> Code[None]:
         yield read_wait(listener)
         try:
             with suppress(BlockingIOError):  # the client may have left (UNP 16.6)
-                clients.admit(accept_from(listener))
+                clients.admit(listener.accept()[0])
         except OSError as error:
             if clients.server.stop.requested:
                 break
