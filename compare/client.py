@@ -28,7 +28,7 @@ from compare.exchange import (
 from tunnel import socks
 from tunnel.address import Address
 from tunnel.buffers import LARGEST
-from tunnel.dial import seconds
+from tunnel.connection import seconds
 from tunnel.errors import ProtocolError
 from tunnel.flow import Flow
 from tunnel.keys import Secret, find_method

@@ -28,7 +28,7 @@ from typing import NamedTuple, NoReturn
 from models._bare_thread import BareThread
 from models._direction import Direction
 from models._scoreboard import Slot
-from tunnel.dial import seconds
+from tunnel.connection import seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe
 from tunnel.session import Flow, Session

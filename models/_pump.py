@@ -19,7 +19,7 @@ from models._direction import abort
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
-from tunnel.dial import seconds
+from tunnel.connection import seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session

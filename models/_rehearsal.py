@@ -21,8 +21,7 @@ from models._pump import serve_client
 from models._scoreboard import Slot
 from models._server import Rehearsal, Server
 from tunnel.address import Address
-from tunnel.connection import accept_from
-from tunnel.dial import seconds
+from tunnel.connection import accept_from, seconds
 from tunnel.log import describe, log
 
 REHEARSALS = 10  # CPython 3.11 specialises bytecode at the eighth run

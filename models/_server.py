@@ -16,8 +16,8 @@ from typing import NamedTuple
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
 from tunnel.address import Address
-from tunnel.connection import accept_from
-from tunnel.dial import Dial, seconds
+from tunnel.connection import accept_from, seconds
+from tunnel.dial import Dial
 from tunnel.drain import Drain
 from tunnel.log import log
 from tunnel.session import Session

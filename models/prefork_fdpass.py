@@ -31,8 +31,7 @@ from models._pump import serve_client
 from models._scoreboard import ACCEPT, Slot
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._watch import WatchfulPool
-from tunnel.connection import accept_from, adopt
-from tunnel.dial import seconds
+from tunnel.connection import accept_from, adopt, seconds
 
 
 def serve(server: Server) -> None:

@@ -32,7 +32,6 @@ from contextlib import suppress
 from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._tasks import Clients, Code, Task, Wait, pause, read_wait
 from models._timers import Timers
-from tunnel.connection import accept_from
 
 ENDS = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -118,7 +117,7 @@ def accept(clients: Clients, listener: socket.socket) -> Code[None]:
         try:
             with suppress(BlockingIOError):  # nobody is left, or the client has left (UNP 16.6)
                 for _ in range(ACCEPTS_AT_ONCE):
-                    clients.admit(accept_from(listener))
+                    clients.admit(listener.accept()[0])
         except OSError as error:
             if clients.server.stop.requested:
                 break

@@ -36,3 +36,9 @@ def adopt(fd: int) -> Connection:
     """A connection that has its descriptor already. The family is found out by the C part anyway."""
     connection: Connection = Connection(-1, socket.SOCK_STREAM, 0, fd)
     return connection
+
+
+def seconds(duration: float) -> bytes:
+    """A duration as SO_RCVTIMEO and SO_SNDTIMEO want it: struct timeval (socket(7))."""
+    whole = int(duration)
+    return whole.to_bytes(8, "little") + int((duration - whole) * 1e6).to_bytes(8, "little")

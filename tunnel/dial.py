@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from tunnel.address import Address, encode_name, ipv4_bytes, ipv6_bytes
-from tunnel.connection import Connection
+from tunnel.connection import Connection, seconds
 from tunnel.errors import HandshakeError
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
@@ -26,12 +26,6 @@ SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
 class DestinationDenied(PermissionError):
     """The target's addresses are all closed to this server's users."""
-
-
-def seconds(duration: float) -> bytes:
-    """A duration as SO_RCVTIMEO and SO_SNDTIMEO want it: struct timeval (socket(7))."""
-    whole = int(duration)
-    return whole.to_bytes(8, "little") + int((duration - whole) * 1e6).to_bytes(8, "little")
 
 
 def is_literal(host: str) -> bool:
