@@ -119,9 +119,8 @@ def accept(clients: Clients, listener: socket.socket) -> Code[None]:
                 for _ in range(ACCEPTS_AT_ONCE):
                     clients.admit(listener.accept()[0])
         except OSError as error:
-            if clients.server.stop.requested:
-                break
-            clients.server.accept.survive(error)
+            if not clients.server.stop.requested:
+                clients.server.accept.survive(error)
             if error.errno in OUT_OF_RESOURCES:
                 yield pause(RESOURCE_PAUSE)
     # end fig

@@ -232,5 +232,8 @@ class Case:
 
 
 def first_line(error: Exception) -> str:
+    """In words, where it is a bare comparison."""
     text = str(error).strip().split("\n", 1)[0]
+    text = re.sub(r"^assert '[0-9a-f]{12}\S*' == '\S+'$", "what arrives is not what was sent", text)
+    text = re.sub(r"^assert '(\w+)' (?:==|in) (.*)$", r"\1 instead of \2", text).replace("'", "")
     return "no: " + (text or type(error).__name__)

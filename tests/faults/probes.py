@@ -111,7 +111,7 @@ class Prober:
 
     def _then(self, connection: Connection, after: float) -> None:
         if connection.probe.then == FIN:
-            self._at(after, connection, None)
+            self._at(max(after, self._late), connection, None)
         elif connection.probe.then == LATE:
             self._at(max(after, self._late), connection, random.randbytes(200))
 
