@@ -22,11 +22,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from models._direction import Direction
 from models._scoreboard import Slot
+from models._server import Timeouts, silent_for
 from tunnel.dial import seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe
@@ -46,7 +48,7 @@ class Link(NamedTuple):
     session: Session
     accepted: socket.socket
     dialled: socket.socket
-    idle: float  # seconds without a byte either way
+    timeouts: Timeouts
     slot: Slot
 
 
@@ -71,12 +73,12 @@ def first_words(link: Link) -> memoryview:
 
 def copy_by_poll(link: Link) -> None:
     """One thread that waits for whatever comes next."""
-    session, accepted, dialled, idle, slot = link
+    session, accepted, dialled, timeouts, slot = link
     answer(link)
     up = Direction(session.up, accepted, dialled, slot.count_up)
     down = Direction(session.down, dialled, accepted, slot.count_down)
     up.send(first_words(link))
-    silent, pause = 0.0, min(idle, BEATS)  # seconds
+    silent, pause = 0.0, min(timeouts.half_closed, BEATS)  # seconds
     # fig: copy by poll
     poller = select.poll()
     watched: tuple[int, int] | None = None
@@ -90,8 +92,8 @@ def copy_by_poll(link: Link) -> None:
         ready = poller.poll(pause * 1000)
         slot.beat()
         silent = 0.0 if ready else silent + pause
-        if silent >= idle:
-            raise TimeoutError(f"nothing moved for {idle:g} s")
+        if silent and silent >= (longest := timeouts.silence(both := up.open and down.open)):
+            raise silent_for(longest, both)
         for fd, events in ready:
             reading, writing = (up, down) if fd == accepted_fd else (down, up)
             if writing.pending and events & ~select.POLLIN:
@@ -152,7 +154,10 @@ class Pair:
         self.failures: list[Exception] = []
         self.cut = False  # somebody has called `wake`
         self.is_whole = self.was_not_cut  # asked when a source has ended
-        pause = seconds(min(link.idle, BEATS) if link.slot.watched else link.idle)
+        self.ended = False  # one direction has
+        self.has_ended: Callable[[], bool] = lambda: False  # asked where nobody says so
+        self.pause = min(link.timeouts.half_closed, BEATS if link.slot.watched else inf)
+        pause = seconds(self.pause)
         for sock in self.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pause)
@@ -177,6 +182,11 @@ class Pair:
             self.send_all(destination, flow.eof())
             destination.shutdown(socket.SHUT_WR)
         # end fig
+        self.end_one()
+
+    def end_one(self) -> None:
+        """One direction has ended; from now on the other has less time to be silent."""
+        self.ended, self.moved = True, time.monotonic()
 
     def was_not_cut(self, source: socket.socket) -> bool:
         """True for an end that is a FIN. An RST tells but one of two callers, and it may have been the
@@ -189,7 +199,7 @@ class Pair:
             try:
                 return source.recv_into(buffer)
             except BlockingIOError:
-                self.check_idle()
+                self.check_idle(source, socket.SO_RCVTIMEO)
 
     def send_all(self, destination: socket.socket, view: memoryview) -> None:
         """sendall that keeps count: on a timeout the socket module's own forgets what it sent."""
@@ -200,19 +210,24 @@ class Pair:
                 self.moved = time.monotonic()
                 self.link.slot.beat()
             except BlockingIOError:
-                self.check_idle()
+                self.check_idle(destination, socket.SO_SNDTIMEO)
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise DestinationGone(error.errno, error.strerror) from None
         self.sending.discard(destination)
 
-    def check_idle(self) -> None:
+    def check_idle(self, sock: socket.socket, timeout: int) -> None:
         """A call has timed out. What the other one reads is seen in the scoreboard, whoever it is."""
         self.link.slot.beat()
-        now, moved = time.monotonic(), self.link.slot.moved()
+        moved = self.link.slot.moved()
         if moved != self.bytes:
-            self.bytes, self.moved = moved, now
-        if self.cut or now - self.moved > self.link.idle - EARLY:
-            raise TimeoutError(f"nothing moved for {self.link.idle:g} s")
+            self.bytes, self.moved = moved, time.monotonic()
+        if not self.ended and self.has_ended():
+            self.end_one()
+        longest = self.link.timeouts.silence(not self.ended)
+        left = longest - (time.monotonic() - self.moved)
+        if self.cut or left < EARLY:
+            raise silent_for(longest, not self.ended)
+        sock.setsockopt(socket.SOL_SOCKET, timeout, seconds(min(left, self.pause)))
 
     def run(self, step: Callable[[], None], on_failure: Callable[[], None]) -> None:
         """One direction. A failure ends both, except that of a destination which has gone: what it
@@ -278,6 +293,7 @@ def copy_by_fork(link: Link) -> None:
                 return  # the call that this one interrupts has just reaped it
             if ended:
                 status = code
+                pair.end_one()
                 if os.waitstatus_to_exitcode(code) not in (os.EX_OK, GONE):
                     pair.wake()
 
@@ -331,6 +347,7 @@ def copy_in_child(pair: Pair, line: socket.socket, result: int) -> NoReturn:
     pair.is_whole = lambda source: (
         not is_dead(source) or bool(poller.poll(1000) and os.read(result, 1) == GOOD)
     )
+    pair.has_ended = lambda: bool(poller.poll(0))
     try:
         fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)

@@ -95,6 +95,7 @@ class Loop:
         self.talks = Deadlines(clock, timeouts.idle, Opening.on_talk_expired)
         self.greetings = Deadlines(clock, FIRST_PAYLOAD_WAIT, Opening.on_patience_over)
         self.idle = Deadlines(clock, timeouts.idle, Relay.on_idle)
+        self.half_closed = Deadlines(clock, timeouts.half_closed, Relay.on_half_closed_idle)
         self._pauses: Deadlines[Loop] = Deadlines(clock, RESOURCE_PAUSE, Loop._listen)
         self._ticks: Deadlines[Loop] = Deadlines(clock, TICK, Loop._tick)
         self._listeners: list[socket.socket] = []
@@ -147,6 +148,7 @@ class Loop:
         timeouts = self.server.service.timeouts
         self.handshakes.length = timeouts.handshake
         self.talks.length = self.idle.length = timeouts.idle
+        self.half_closed.length = timeouts.half_closed
         self.connects.length = self.server.service.dial.timeout
 
     def _listen(self) -> None:

@@ -42,7 +42,7 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
         dialled = connect(server, slot, session, accepted)
         if dialled is not None:
             slot.enter(RELAY)
-            COPIES[service.copy](Link(session, accepted, dialled, service.timeouts.idle, slot))
+            COPIES[service.copy](Link(session, accepted, dialled, service.timeouts, slot))
     except (ProtocolError, OSError) as error:
         log.warning(f"connection to {session.target} cut: {describe(error)}", peer_name(accepted))
         abort(accepted)

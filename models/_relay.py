@@ -3,8 +3,8 @@
     Opening                                                    Relay
     request --> resolve --> dial --> patience ----------->  up and down, each
        |           |          |          |                  reading or pending
-    59 s from   connect timeout       10 ms, then           idle time, restarted
-    accept      for each address      the header alone      by any byte
+    59 s from   connect timeout       10 ms, then           idle time, restarted by any byte;
+    accept      for each address      the header alone      less of it once one direction has ended
 
 Every state waits for one event and for one deadline. Whatever fails ends this client and no other.
 
@@ -25,12 +25,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from models._direction import Direction, abort
+from models._server import silent_for
 from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
 if TYPE_CHECKING:
+    from models._deadlines import Deadlines
     from models._loop import Callback, Loop
     from models._resolver import Found
 
@@ -306,7 +308,9 @@ class Relay:
             direction.flow.release()
         if not direction.open:
             direction.pass_on_fin(other)
-            if not other.open:
+            if other.open:
+                self._half_close()
+            else:
                 self._finish()
         # end fig
 
@@ -321,13 +325,25 @@ class Relay:
     def on_stop(self) -> None:
         """The server ends: a transfer may still finish."""
 
+    def _half_close(self) -> None:
+        self._loop.idle.cancel(self)
+        self._moves = self._up.moves + self._down.moves
+        self._loop.half_closed.set(self)
+
     def on_idle(self) -> None:
+        self._check_moves(self._loop.idle, both=True)
+
+    def on_half_closed_idle(self) -> None:
+        self._check_moves(self._loop.half_closed, both=False)
+
+    def _check_moves(self, deadlines: Deadlines[Relay], both: bool) -> None:
+        """Cuts what has not moved since the last look; else looks again as much later."""
         moves = self._up.moves + self._down.moves
         if moves == self._moves:
-            self.cut(TimeoutError(f"nothing moved for {self._loop.idle.length:g} s"))
+            self.cut(silent_for(deadlines.length, both))
         else:
             self._moves = moves
-            self._loop.idle.set(self)
+            deadlines.set(self)
 
     def cut(self, error: Exception) -> None:
         """Ends both connections so that neither side can take what it got for a whole."""
@@ -337,6 +353,7 @@ class Relay:
 
     def _leave(self) -> None:
         self._loop.idle.cancel(self)
+        self._loop.half_closed.cancel(self)
         self._loop.poller.forget(self._accepted.fileno())
         self._loop.poller.forget(self._dialled.fileno())
         self._session.up.release()

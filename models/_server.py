@@ -43,6 +43,16 @@ class Timeouts(NamedTuple):
 
     handshake: float  # from accept to a whole request
     idle: float  # without a byte in either direction
+    half_closed: float  # the same, once one direction has ended; at most `idle`
+
+    def silence(self, both: bool) -> float:
+        """How long nothing may move: with `both` directions open, or with one."""
+        return self.idle if both else self.half_closed
+
+
+def silent_for(length: float, both: bool) -> TimeoutError:
+    """What a connection is cut for."""
+    return TimeoutError(f"nothing moved for {length:g} s" + ("" if both else " after one side had ended"))
 
 
 class Workers(NamedTuple):

@@ -19,6 +19,7 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from models._direction import reset_on_close
 from models._house import House, Left, addresses_of, in_time
+from models._server import silent_for
 from tunnel.errors import ProtocolError
 from tunnel.flow import Flow
 from tunnel.log import describe, log, peer_name
@@ -251,14 +252,16 @@ class Client:
 
     async def _while_moving(self, *tasks: asyncio.Task[None]) -> None:
         """Until all have ended. Raises what one of them raises, or TimeoutError for the idle time."""
-        idle, pending = self.service.timeouts.idle, set(tasks)
+        timeouts, pending = self.service.timeouts, set(tasks)
         while pending:
             before = [stream.moves for stream in self._streams()]
-            ended, pending = await asyncio.wait(pending, timeout=idle, return_when=asyncio.FIRST_EXCEPTION)
+            both = len(pending) == len(tasks)
+            longest = timeouts.silence(both)
+            ended, pending = await asyncio.wait(pending, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
             if not ended and before == [stream.moves for stream in self._streams()]:
-                raise TimeoutError(f"nothing moved for {idle:g} s")
+                raise silent_for(longest, both)
 
     # --- the end ---
 

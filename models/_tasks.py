@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from models._direction import NOW, Direction, abort
 from models._scoreboard import ACCEPT, RELAY, Slot
-from models._server import WAKES, Server
+from models._server import WAKES, Server, silent_for
 from tunnel.address import Address
 from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
@@ -281,9 +281,10 @@ class Clients:
         try:
             while (up.open or down.open) and not failures:
                 moves = up.moves + down.moves
-                idle = self.server.service.timeouts.idle
-                if not (yield pause(idle)) and moves == up.moves + down.moves:
-                    raise TimeoutError(f"nothing moved for {idle:g} s")
+                both = up.open and down.open
+                longest = self.server.service.timeouts.silence(both)
+                if not (yield pause(longest)) and moves == up.moves + down.moves:
+                    raise silent_for(longest, both)
         finally:
             for each in copies:
                 self._scheduler.cancel(each)

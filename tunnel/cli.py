@@ -212,6 +212,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     )
     for option, help_text in (
         ("timeout", "seconds without a byte either way before a connection is cut"),
+        ("half-closed-timeout", "the same, once one side has ended"),
         ("handshake-timeout", "seconds from accept to a whole request"),
         ("connect-timeout", "seconds for each address of a target"),
         ("grace", "seconds that transfers have after SIGTERM"),

@@ -35,6 +35,7 @@ DEFAULTS: Values = {
     "timeout": 300.0,
     "handshake_timeout": 59.0,
     "connect_timeout": 10.0,
+    "half_closed_timeout": 120.0,  # as long as Linux's connection tracking remembers such a connection
     "grace": 30.0,
     "heartbeat": 30.0,
     "no_delay": True,
@@ -169,6 +170,7 @@ FIELDS: Mapping[str, Field] = {
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
+    "half_closed_timeout": SECONDS,
     "grace": SECONDS,
     "allow": Field(ranges, "a range such as 10.0.0.0/8, or a list of them"),
     "log_level": one_of(*LEVELS),

@@ -159,7 +159,11 @@ class Start:
         return Service(
             new_session=new_session,
             dial=Dial(allows, servers, values["connect_timeout"], values["no_delay"]),
-            timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
+            timeouts=Timeouts(
+                handshake=values["handshake_timeout"],
+                idle=values["timeout"],
+                half_closed=min(values["half_closed_timeout"], values["timeout"]),
+            ),
             rehearsal=words,
             workers=self._workers(values),
             max_requests=values.get("max_requests"),

@@ -88,6 +88,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "backlog": ([1, 1024, 65535, "128"], [0, 65536, "long", None, True]),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
+    "half_closed_timeout": SECONDS,
     "grace": SECONDS,
     "allow": (
         ["10.0.0.0/8", "fd00::/8", "127.0.0.1", ["10.0.0.0/8", "192.168.0.0/16"]],
