@@ -183,7 +183,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         type=field("backlog"),
         help=f"connections that may wait for accept (default: {config.DEFAULTS['backlog']})",
     )
-    secret = parser.add_argument_group("secret")
+    secret = parser.add_argument_group("secrets and rights")
     secret.add_argument(
         "--method",
         choices=tuple(METHODS),
@@ -191,6 +191,15 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         help=f"{', '.join(METHODS)} (default: {config.DEFAULTS['method']})",
     )
     secret.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
+    secret.add_argument(
+        "--user",
+        metavar="NAME",
+        type=field("user"),
+        help="become this user once the port is bound, before any client: for a server started by root",
+    )
+    secret.add_argument(
+        "--group", metavar="NAME", type=field("group"), help="and this group (default: that of --user)"
+    )
     work = parser.add_argument_group("work")
     work.add_argument(
         "--workers",

@@ -155,6 +155,7 @@ FIELDS: Mapping[str, Field] = {
     "timeout": SECONDS,
     "no_delay": Field(flag, "true or false"),
     "nofile": Field(number(16, 2**20), "a number from 16 to 1048576"),
+    "user": Field(text, "a user's name or number"),
     "mode": one_of("tcp_only", "tcp_and_udp"),
     # ours; a flag of the same name exists for each
     "listen": Field(places, "HOST:PORT, or a list of them"),
@@ -167,6 +168,7 @@ FIELDS: Mapping[str, Field] = {
     "service": one_of(*SERVICES),
     "replay_file": Field(text, "a file's path"),
     "log_file": Field(text, "a file's path"),
+    "group": Field(text, "a group's name or number"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,

@@ -36,7 +36,7 @@ from tunnel.errors import ConfigError, TunnelError
 from tunnel.gather import Gatherer, listen_places, server_places, service_of
 from tunnel.keys import Secret
 from tunnel.listen import bound_address, listen, on_loopback
-from tunnel.log import log
+from tunnel.log import describe, log
 from tunnel.replay import SaltMemory
 from tunnel.session import ForwardSession, ServerSession, Session, SocksSession
 
@@ -61,7 +61,6 @@ class Start:
                 self._salts = SaltMemory(fd=handover.left.salts)
         values, warnings = self._gatherer.read()
         self._model = model = MODELS[values["model"]]
-        self._log(values, warnings)
         serve = model.load()
         raise_file_limit(values.get("nofile"))
         self._places = listen_places(self._command, values)
@@ -71,7 +70,10 @@ class Start:
         sharing = self._workers(values).most if model.reuse_port else 1
         self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited, sharing)
         flat = [listener for here in self._listeners for listener in here]
-        check_privacy(self._gatherer.path, flat)
+        self._account = give_up_privileges(values)
+        self._log(values, warnings)
+        check_privacy(self._gatherer.secret_files(), flat)
+        warn_of_unreadable(self._account, self._gatherer.files())
         service = self._service(values, flat)
         stop = Stop(flat, values["grace"], Renewal(self.reload, self.upgrade))
         self._server = Server(flat, service, stop, Scoreboard(model.name, self._command))
@@ -90,13 +92,17 @@ class Start:
         """SIGHUP: the values again, for the connections to come. A mistake keeps the old ones."""
         try:
             values, warnings = self._gatherer.read()
+            check_privacy(self._gatherer.secret_files(), self._server.listeners)
             service = self._service(values, self._server.listeners)
             self._log(values, warnings)
         except (TunnelError, OSError) as error:
-            log.error(f"configuration not read again: {error}")
+            name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            log.error(f"configuration not read again: {name}{describe(error)}")
             return False
         if values["model"] != self._model.name or listen_places(self._command, values) != self._places:
             log.warning("another model or place to listen on takes a restart")
+        if (values.get("user"), values.get("group")) != self._account:
+            log.warning("another user or group takes a restart")
         workers = self._server.service.workers
         if self._model.reuse_port and service.workers != workers:
             log.warning(f"each worker of {self._model.name} has its listener: another number takes a restart")
@@ -207,14 +213,32 @@ def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> C
     return Judge(values.get("allow", ()), is_own).allows
 
 
-def check_privacy(path: str | None, listeners: Sequence[socket.socket]) -> None:
-    """A configuration that others can read: a warning on loopback, an error elsewhere."""
-    if path is None or not config.readable_by_others(path):
-        return
-    text = f"{path}: others can read it: expected a file that is yours alone (chmod 600)"
-    if not on_loopback(listeners):
-        raise ConfigError(text)
-    log.warning(text)
+def check_privacy(paths: Sequence[str], listeners: Sequence[socket.socket]) -> None:
+    """A configuration or URI that others can read: a warning on loopback, an error elsewhere."""
+    for path in filter(config.readable_by_others, paths):
+        text = f"{path}: others can read it: expected a file that is yours alone (chmod 600)"
+        if not on_loopback(listeners):
+            raise ConfigError(text)
+        log.warning(text)
+
+
+def give_up_privileges(values: Values) -> tuple[str | None, str | None]:
+    """Becomes the user and the group that were asked for, which it returns. Raises ConfigError, OSError."""
+    user, group = asked = values.get("user"), values.get("group")
+    if asked != (None, None):
+        from tunnel.privileges import find_account  # noqa: PLC0415 - ctypes, for those who give something up
+
+        find_account(user, group).become()
+    return asked
+
+
+def warn_of_unreadable(account: tuple[str | None, str | None], paths: Sequence[str]) -> None:
+    """What root has read, and a reload could not."""
+    for path in paths if account != (None, None) else ():
+        if not os.access(path, os.R_OK):
+            log.warning(
+                f"{path}: {account[0] or account[1]} cannot read it, so a reload will keep what there is"
+            )
 
 
 def raise_file_limit(wanted: int | None) -> None:

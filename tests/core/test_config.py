@@ -52,6 +52,8 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "timeout": SECONDS,
     "no_delay": ([True, False], [1, 0, "true", None, ""]),
     "nofile": ([16, 1024, 1048576, "4096"], [0, 15, -1, 1048577, "many", None, True]),
+    "user": (["nobody", "65534"], NO_TEXT),
+    "group": (["nogroup", "65534"], NO_TEXT),
     "mode": (["tcp_only", "tcp_and_udp"], ["udp_only", "TCP_ONLY", "", None, 5, []]),
     "listen": (
         ["127.0.0.1:80", "[::1]:80", "example.com:0", ["127.0.0.1:1", "[::1]:1"]],
