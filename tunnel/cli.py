@@ -161,10 +161,18 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     if name == config.SERVE:
         place.add_argument(
             "--allow",
-            metavar="CIDR",
+            metavar="RULE",
             action="append",
             type=one(field("allow")),
-            help="open a private range to users of a listener that others can reach; may be repeated",
+            help="let users go there: a range (10.0.0.0/8) or names (*.example.com); private ranges are"
+            " closed to users of a listener that others can reach; may be repeated",
+        )
+        place.add_argument(
+            "--deny",
+            metavar="RULE",
+            action="append",
+            type=one(field("deny")),
+            help="let nobody go there; the narrowest range and the longest name decide; may be repeated",
         )
         place.add_argument(
             "--replay-file",

@@ -85,12 +85,12 @@ def flag(value: Any) -> bool:
     return value
 
 
-def ranges(value: Any) -> list[str]:
-    from tunnel.judge import parse_range  # noqa: PLC0415 - it imports ipaddress, which few servers need
+def destinations(value: Any) -> list[str]:
+    from tunnel.judge import parse_rule  # noqa: PLC0415 - it imports ipaddress, which few servers need
 
     listed = hosts(value)
-    for cidr in listed:
-        parse_range(cidr)
+    for rule in listed:
+        parse_rule(rule)
     return listed
 
 
@@ -141,6 +141,7 @@ def workers(value: Any) -> tuple[int, int]:
 
 
 PORT = Field(number(1, 65535), "a number from 1 to 65535")
+DESTINATIONS = "a range such as 10.0.0.0/8, names such as *.example.com, or a list of them"
 SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
 
 FIELDS: Mapping[str, Field] = {
@@ -174,7 +175,8 @@ FIELDS: Mapping[str, Field] = {
     "connect_timeout": SECONDS,
     "half_closed_timeout": SECONDS,
     "grace": SECONDS,
-    "allow": Field(ranges, "a range such as 10.0.0.0/8, or a list of them"),
+    "allow": Field(destinations, DESTINATIONS),
+    "deny": Field(destinations, DESTINATIONS),
     "log_level": one_of(*LEVELS),
     "log_format": one_of("text", "json"),
 }

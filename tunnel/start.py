@@ -22,6 +22,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from models import MODELS
 from models._scoreboard import Scoreboard
@@ -39,6 +40,9 @@ from tunnel.listen import bound_address, listen, on_loopback
 from tunnel.log import describe, log
 from tunnel.replay import SaltMemory
 from tunnel.session import ForwardSession, ServerSession, Session, SocksSession
+
+if TYPE_CHECKING:
+    from tunnel.judge import Judge
 
 
 class Start:
@@ -155,16 +159,16 @@ class Start:
             secret = config.secret_of(values, self._gatherer.path or "command line")
             new_session = self._session_factory(secret, values)
             words = self._rehearsal(secret, new_session)
-            allows = judge(command, listeners, values)
+            judge = judge_of(command, listeners, values)
         else:
             from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
 
             new_session = service_factory(name, values.get("target"))
             words = Rehearsal(*REHEARSAL, new_session)
-            allows = None  # the one target is the choice of whoever started the server
+            judge = None  # the one target is the choice of whoever started the server
         return Service(
             new_session=new_session,
-            dial=Dial(allows, servers, values["connect_timeout"], values["no_delay"]),
+            dial=Dial(judge, servers, values["connect_timeout"], values["no_delay"]),
             timeouts=Timeouts(
                 handshake=values["handshake_timeout"],
                 idle=values["timeout"],
@@ -204,13 +208,14 @@ class Start:
         return f"method {values['method']}" if name == TUNNEL else f"service {name}"
 
 
-def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:
+def judge_of(command: str, listeners: Sequence[socket.socket], values: Values) -> Judge | None:
     """What says where users may go; None on loopback, whose users could go there anyway."""
-    if command != SERVE or on_loopback(listeners):
+    trusts, denied = on_loopback(listeners), values.get("deny", ())
+    if command != SERVE or (trusts and not denied):
         return None
     from tunnel.judge import Judge  # noqa: PLC0415 - 4 ms that a server on loopback saves
 
-    return Judge(values.get("allow", ()), is_own).allows
+    return Judge(values.get("allow", ()), is_own, denied, trusts=trusts)
 
 
 def check_privacy(paths: Sequence[str], listeners: Sequence[socket.socket]) -> None:

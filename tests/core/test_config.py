@@ -96,6 +96,10 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         ["10.0.0.0/8", "fd00::/8", "127.0.0.1", ["10.0.0.0/8", "192.168.0.0/16"]],
         ["", "banana", "10.0.0.0/33", ["10.0.0.0/8", "x"], [], 5, None],
     ),
+    "deny": (
+        ["10.0.0.0/8", "*.example.com", "host.example.com", ["*", "0.0.0.0/0", "::/0"]],
+        ["", "banana", "*.*", "a..b", "::ffff:10.0.0.0/104", ["x"], [], 5, None],
+    ),
     "log_level": (["debug", "info", "warning", "error"], ["loud", "INFO", "", 1, None]),
     "log_format": (["text", "json"], ["xml", "", None, True]),
 }
@@ -128,7 +132,7 @@ def test_a_good_value_is_taken(name: str, value: Any, write: Any) -> None:
     values, warnings = read_file(write({name: value}))
     assert list(values) == [name]
     assert warnings == []
-    if name not in ("server", "listen", "target", "allow", "workers"):
+    if name not in ("server", "listen", "target", "allow", "deny", "workers"):
         assert values[name] == (type(values[name])(value) if isinstance(value, str) else value)
 
 
