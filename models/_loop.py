@@ -180,7 +180,7 @@ class Loop:
         accept = self.server.accept
         for _ in range(ACCEPTS_AT_ONCE):
             try:
-                accepted, _ = listener.accept()
+                accepted = accept.take(listener)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -199,6 +199,7 @@ class Loop:
     def _admit(self, accepted: socket.socket) -> None:
         if not self.poller.admits(accepted.fileno()):
             log.warning(f"client refused: {self.poller.limit}", peer_name(accepted))
+            self.server.limits.claim(accepted.fileno()).leave()
             accepted.close()
             return
         accepted.setblocking(False)

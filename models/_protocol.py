@@ -167,6 +167,7 @@ class Client:
         self.accepted = Side(self, session.opening, house.slot.count_up)
         self.dialled = Side(self, session.down, house.slot.count_down)
         self.accepted.sock = sock
+        self.place = house.server.limits.claim(sock.fileno())
         self.connected = False
         self.turn = house.loop.create_future()  # the end of what run() waits for, and why it ended
         self.greeting: asyncio.TimerHandle | None = None
@@ -207,7 +208,8 @@ class Client:
         if isinstance(error, ProtocolError):
             log.warning(f"handshake failed: {error}", peer_name(accepted.sock))
             accepted.write(session.answer(error))
-            self.house.server.drain.add(accepted.sock, self.deadline)
+            self.house.slot.drained()
+            self.house.server.drain.add(accepted.sock, self.deadline, self.place)
         elif isinstance(error, OSError):
             log.debug(f"left during the handshake: {describe(error)}", peer_name(accepted.sock))
         self.turn = self.house.loop.create_future()
@@ -365,6 +367,7 @@ class Client:
         self.dialled.reset()
 
     def _close(self) -> None:
+        self.place.leave()
         for timer in (self.greeting, self.silence):
             if timer is not None:
                 timer.cancel()
@@ -409,7 +412,7 @@ class Door:
             if house.server.stop.requested:
                 return
             try:
-                sock, _ = listener.accept()
+                sock = house.server.accept.take(listener)
             except BlockingIOError:
                 return
             except OSError as error:

@@ -17,6 +17,7 @@ from copy import copy
 
 from models._copy import COPIES, Link
 from models._direction import abort
+from models._limits import Place
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
@@ -25,6 +26,7 @@ from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
+TINY = 0.001  # seconds; 0 would mean for ever
 REHEARSALS = 10  # CPython 3.11 specialises bytecode at the eighth run
 
 
@@ -37,9 +39,10 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
     slot.accepted()
     service = server.service
     session = service.new_session()
+    place = server.limits.claim(accepted.fileno())
     dialled = None
     try:
-        dialled = connect(server, slot, session, accepted)
+        dialled = connect(server, slot, session, accepted, place)
         if dialled is not None:
             slot.enter(RELAY)
             COPIES[service.copy](Link(session, accepted, dialled, service.timeouts, slot))
@@ -51,6 +54,7 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
     finally:
         session.up.release()
         session.down.release()
+        place.leave()
         accepted.close()
         if dialled is not None:
             dialled.close()
@@ -91,7 +95,9 @@ def rehearse(server: Server) -> None:
     server.scoreboard.forget(slot)
 
 
-def connect(server: Server, slot: Slot, session: Session, accepted: socket.socket) -> socket.socket | None:
+def connect(
+    server: Server, slot: Slot, session: Session, accepted: socket.socket, place: Place
+) -> socket.socket | None:
     """From accept to a dialled connection; None if there is none and the client knows all it may."""
     timeouts = server.service.timeouts
     deadline = time.monotonic() + timeouts.handshake
@@ -103,7 +109,8 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
         slot.enter(DRAIN)
         log.warning(f"handshake failed: {error}", peer_name(accepted))
         accepted.sendall(session.answer(error))
-        server.drain.add(accepted, deadline)
+        slot.drained()
+        server.drain.add(accepted, deadline, place)
         return None
     except TimeoutError as error:
         log.info(describe(error), peer_name(accepted))
@@ -133,10 +140,13 @@ def read_opening(
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
         deadline = time.monotonic() + idle
     while session.target is None:
-        if time.monotonic() > deadline:
+        left = deadline - time.monotonic()
+        if left <= 0:
             raise TimeoutError(
                 "no whole request in time" if session.dials else f"nothing moved for {idle:g} s"
             )
+        if left < WAKES and session.dials:  # to the moment, as the drain is: the time tells a prober nothing
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(max(left, TINY)))
         try:
             n = accepted.recv_into(opening.get_buffer())
         except BlockingIOError:  # SO_RCVTIMEO, see WAKES in _server.py

@@ -33,6 +33,7 @@ from tunnel.session import Session
 
 if TYPE_CHECKING:
     from models._deadlines import Deadlines
+    from models._limits import Place
     from models._loop import Callback, Loop
     from models._resolver import Found
 
@@ -63,7 +64,7 @@ def is_connected(sock: socket.socket) -> bool:
 class Opening:
     """A client from accept to a dialled connection."""
 
-    __slots__ = ("_addresses", "_deadline", "_loop", "_session", "_talk", "accepted", "dialled")
+    __slots__ = ("_addresses", "_deadline", "_loop", "_place", "_session", "_talk", "accepted", "dialled")
 
     def __init__(self, loop: Loop, accepted: socket.socket) -> None:
         self._loop = loop
@@ -71,6 +72,7 @@ class Opening:
         self._talk = Direction(session.opening, accepted, accepted, loop.slot.count_up)
         self._addresses: deque[SockAddr] = deque()
         self._deadline = time.monotonic() + loop.handshakes.length
+        self._place = loop.server.limits.claim(accepted.fileno())
         self.accepted = accepted
         self.dialled: socket.socket | None = None
         loop.join(self)
@@ -140,7 +142,8 @@ class Opening:
     def _drain(self, error: Exception) -> None:
         log.warning(f"handshake failed: {error}", peer_name(self.accepted))
         self._answer(self._session.answer(error))
-        self._loop.server.drain.add(self.accepted, self._deadline)
+        self._loop.slot.drained()
+        self._loop.server.drain.add(self.accepted, self._deadline, self._place)
         self.close()
 
     # --- resolve, dial ---
@@ -224,7 +227,7 @@ class Opening:
 
     def _become_relay(self, first: memoryview) -> None:
         assert self.dialled is not None
-        relay = Relay(self._loop, self._session, self.accepted, self.dialled)
+        relay = Relay(self._loop, self._session, self.accepted, self.dialled, self._place)
         self._leave()
         relay.start(first)
 
@@ -238,6 +241,7 @@ class Opening:
         self._leave()
         self._session.up.release()
         self._hang_up()
+        self._place.leave()
         self.accepted.close()
 
     def _leave(self) -> None:
@@ -252,10 +256,13 @@ class Opening:
 class Relay:
     """A client whose two sockets are connected: copies until both directions have ended."""
 
-    __slots__ = ("_accepted", "_dialled", "_down", "_loop", "_moves", "_session", "_up")
+    __slots__ = ("_accepted", "_dialled", "_down", "_loop", "_moves", "_place", "_session", "_up")
 
-    def __init__(self, loop: Loop, session: Session, accepted: socket.socket, dialled: socket.socket) -> None:
+    def __init__(
+        self, loop: Loop, session: Session, accepted: socket.socket, dialled: socket.socket, place: Place
+    ) -> None:
         self._loop = loop
+        self._place = place
         self._session = session
         self._accepted = accepted
         self._dialled = dialled
@@ -358,4 +365,5 @@ class Relay:
         self._loop.poller.forget(self._dialled.fileno())
         self._session.up.release()
         self._session.down.release()
+        self._place.leave()
         self._loop.leave(self)

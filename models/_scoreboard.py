@@ -23,6 +23,7 @@ import signal
 import time
 from _thread import RLock, get_native_id
 from contextlib import suppress
+from operator import add
 from struct import Struct
 from typing import NamedTuple
 
@@ -45,15 +46,16 @@ WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
 
 NAME = "tunnel-scoreboard"
 SLOTS = 1024  # 64 KiB; more workers, threads or children than that work unseen
-MAGIC = b"unpt\2\0\0\0"
-HEADER = Struct("=8sIIdQQQ32s16s")  # magic, slots, pid, started, connections, up, down, model, command
-TOTALS, TOTALS_AT = Struct("=QQQ"), 24  # within HEADER: connections, up, down
-SLOT = Struct("=IIQQQdd?")  # pid, tid, connections, up, down, since, beat, leaving
+MAGIC = b"unpt\3\0\0\0"
+HEADER = Struct("=8sIIdQQQQ32s16s")  # magic, slots, pid, started, then TOTALS, model, command
+TOTALS, TOTALS_AT = Struct("=QQQQ"), 24  # within HEADER: connections, up, down, drained
+SLOT = Struct("=IIQQQdd?xxxI")  # pid, tid, connections, up, down, since, beat, leaving, drained
 OWNER = Struct("=II")  # parts of SLOT, and where they begin
 COUNT, CONNECTIONS_AT, UP_AT, DOWN_AT = Struct("=Q"), 8, 16, 24
 TIMES, TIMES_AT = Struct("=dd"), 32
 BEAT, BEAT_AT = Struct("=d"), 40
 LEAVING_AT = 48
+DRAINED, DRAINED_AT = Struct("=I"), 52
 ALIGN = 64  # bytes; no two owners write to one cache line
 
 
@@ -74,6 +76,7 @@ class Entry(NamedTuple):
     since: float  # monotonic seconds, of the state
     beat: float  # monotonic seconds, of the last sign of life
     leaving: bool  # accepts no more, and ends with its last client
+    drained: int  # failed handshakes
 
 
 class Totals(NamedTuple):
@@ -85,6 +88,7 @@ class Totals(NamedTuple):
     connections: int
     up: int
     down: int
+    drained: int
     model: str
     command: str
 
@@ -99,7 +103,7 @@ class Scoreboard:
             os.ftruncate(self._fd, size)
         board = Board(mmap.mmap(self._fd, size), slots)
         board.memory[: HEADER.size] = HEADER.pack(
-            MAGIC, slots, os.getpid(), time.time(), 0, 0, 0, model.encode(), command.encode()
+            MAGIC, slots, os.getpid(), time.time(), 0, 0, 0, 0, model.encode(), command.encode()
         )
         self.board = board
         self._lock = RLock()  # a handler of SIGCHLD may give back what the main thread is about to take
@@ -126,10 +130,9 @@ class Scoreboard:
         memory = self.board.memory
         served = slot.entry()
         with self._lock:
-            connections, up, down = TOTALS.unpack_from(memory, TOTALS_AT)
-            TOTALS.pack_into(
-                memory, TOTALS_AT, connections + served.connections, up + served.up, down + served.down
-            )
+            counts = TOTALS.unpack_from(memory, TOTALS_AT)
+            more = served.connections, served.up, served.down, served.drained
+            TOTALS.pack_into(memory, TOTALS_AT, *map(add, counts, more))
         slot.enter(FREE)
 
     def forget(self, slot: Slot) -> None:
@@ -160,8 +163,8 @@ class Board:
         return any(self.memory.find(state, self.states, end) >= 0 for state in WAITING_BYTES)
 
     def totals(self) -> Totals:
-        _, slots, pid, started, connections, up, down, model, command = HEADER.unpack_from(self.memory)
-        return Totals(slots, pid, started, connections, up, down, text(model), text(command))
+        _, slots, pid, started, connections, up, down, drained, *names = HEADER.unpack_from(self.memory)
+        return Totals(slots, pid, started, connections, up, down, drained, *map(text, names))
 
     def entries(self) -> list[Entry]:
         """The slots in use."""
@@ -184,6 +187,7 @@ class Slot:
         "_board",
         "_connections",
         "_down",
+        "_drained",
         "_memory",
         "_state_at",
         "_title",
@@ -204,12 +208,12 @@ class Slot:
         self.seat = 0  # of a pool's worker: which of them it is; its successor gets the same
         self.watched = False  # somebody kills the owner if it gives no sign of life
         self.master = 0  # pid that wants to know when nobody waits any more
-        self._connections = self._up = self._down = 0
+        self._connections = self._up = self._down = self._drained = 0
 
     def begin(self) -> None:
         """Before the owner exists: the slot is taken, and counts as waiting."""
         now = time.monotonic()
-        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now, False)
+        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now, False, 0)
         self._memory[self._state_at] = IDLE
 
     def own(self, title: str | None = None, master: int = 0) -> None:
@@ -256,6 +260,11 @@ class Slot:
         """So many bytes more from dialled to accepted. One writer: who copies this way."""
         self._down += n
         COUNT.pack_into(self._memory, self._at + DOWN_AT, self._down)
+
+    def drained(self) -> None:
+        """A client whose handshake has failed is left to the drain."""
+        self._drained += 1
+        DRAINED.pack_into(self._memory, self._at + DRAINED_AT, self._drained)
 
     def moved(self) -> int:
         """Bytes so far, either way, by every process that counts in this slot."""

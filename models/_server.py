@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from models._limits import Limits
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
 from tunnel.dial import Dial, seconds
@@ -24,7 +25,8 @@ from tunnel.session import Session
 # so that a signal is seen which slipped in between Python's last look and the call that then blocked;
 # and the recv of a handshake returns, so that its deadline is looked at without setting a timer.
 WAKES = 1.0
-OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# After these, accepting pauses. EUSERS: the server has all the clients it may have (_limits.py).
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EUSERS)
 GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the listener
     errno.ECONNABORTED,
     errno.EPROTO,
@@ -35,7 +37,7 @@ GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the li
     errno.ENOPROTOOPT,
     errno.EPERM,
 )
-RESOURCE_PAUSE = 0.1  # seconds without accepting when descriptors or memory have run out
+RESOURCE_PAUSE = 0.02  # seconds without accepting when descriptors or memory have run out
 
 
 class Timeouts(NamedTuple):
@@ -92,13 +94,28 @@ class Server:
         service: Service,
         stop: Stop,
         scoreboard: Scoreboard,
+        limits: Limits | None = None,
     ) -> None:
         self.listeners = listeners
         self.service = service
         self.stop = stop
         self.scoreboard = scoreboard
-        self.accept = Accept(listeners, stop)
+        self.limits = limits or Limits()
+        self.accept = Accept(listeners, stop, self.limits)
         self.drain = Drain()
+
+    def finish_draining(self, sign_of_life: Callable[[], None] = lambda: None) -> None:
+        """For whoever accepts no more: a probe must not learn from the close that a worker was replaced.
+
+        A stop does end it.
+        """
+        poller = select.poll()
+        poller.register(self.stop.fileno(), select.POLLIN)
+        while len(self.drain) and not self.stop.impatient:
+            sign_of_life()
+            if poller.poll(WAKES * 1000):
+                self.stop.clear_wakeup()
+            self.stop.asked()
 
 
 class Accept:
@@ -108,8 +125,9 @@ class Accept:
     it waits for any of them; a listener that another worker was faster on is no error (UNP 16.6).
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], stop: Stop) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], stop: Stop, limits: Limits) -> None:
         self._stop = stop
+        self._limits = limits
         self.left: int | None = None  # connections until this worker has served enough
         self._short = False  # of descriptors or memory; said once
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -126,7 +144,7 @@ class Accept:
         slot.enter(ACCEPT)
         while not self._stop.asked() and self.left != 0:
             try:
-                accepted, _ = (self._only or self._ready()).accept()
+                accepted = self.take(self._only or self._ready())
             except BlockingIOError:
                 slot.beat()
             except OSError as error:
@@ -141,6 +159,10 @@ class Accept:
                 return accepted
         return None
 
+    def take(self, listener: socket.socket) -> socket.socket:
+        """accept(2), of whom the limits admit. Raises OSError for `survive`."""
+        return self._limits.accept(listener) if self._limits.on else socket.socket.accept(listener)[0]
+
     def taken(self) -> None:
         """A client has been accepted, here or by a loop."""
         self._short = False
@@ -149,7 +171,9 @@ class Accept:
 
     def survive(self, error: OSError, consequence: str = "accepting pauses") -> None:
         """Raises `error` again unless the next accept may well succeed."""
-        if error.errno in OUT_OF_RESOURCES:
+        if error.errno == errno.EUSERS:
+            self._limits.say_full()
+        elif error.errno in OUT_OF_RESOURCES:
             if not self._short:
                 log.warning(f"{consequence}: {error.strerror}")
             self._short = True

@@ -118,6 +118,7 @@ class Client:
         self.service = house.server.service
         self.session = self.service.new_session()
         self.deadline = time.monotonic() + self.service.timeouts.handshake
+        self.place = house.server.limits.claim(sock.fileno())
         self.accepted = Stream(sock)
         self.dialled: Stream | None = None
         self.tasks: list[asyncio.Task[Any]] = []
@@ -157,7 +158,8 @@ class Client:
             log.warning(f"handshake failed: {error}", self.name())
             await accepted.send(session.answer(error))
             if not accepted.closed():  # by an RST
-                self.house.server.drain.add(accepted.socket, self.deadline)
+                self.house.slot.drained()
+                self.house.server.drain.add(accepted.socket, self.deadline, self.place)
         except OSError as error:
             log.debug(f"left during the handshake: {describe(error)}", self.name())
         except asyncio.CancelledError:  # on_stop
@@ -272,6 +274,7 @@ class Client:
         return task
 
     def _close(self) -> None:
+        self.place.leave()
         for stream in self._streams():
             stream.close()
         for task in self.tasks:

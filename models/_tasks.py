@@ -26,6 +26,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from models._direction import NOW, Direction, abort
+from models._limits import Place
 from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import WAKES, Server, silent_for
 from tunnel.address import Address
@@ -128,9 +129,10 @@ class Clients:
     def _serve(self, accepted: socket.socket) -> Code[None]:
         # fig: one client
         session = self.server.service.new_session()
+        place = self.server.limits.claim(accepted.fileno())
         dialled = None
         try:
-            dialled = yield from self._connect(session, accepted)
+            dialled = yield from self._connect(session, accepted, place)
             if dialled is not None:
                 yield from self._relay(session, accepted, dialled)
         except (ProtocolError, OSError) as error:
@@ -142,6 +144,7 @@ class Clients:
         finally:
             session.up.release()
             session.down.release()
+            place.leave()
             accepted.close()
             if dialled is not None:
                 dialled.close()
@@ -149,7 +152,7 @@ class Clients:
             if not self.number:
                 self._slot.enter(ACCEPT)
 
-    def _connect(self, session: Session, accepted: socket.socket) -> Code[socket.socket | None]:
+    def _connect(self, session: Session, accepted: socket.socket, place: Place) -> Code[socket.socket | None]:
         """From accept to a dialled connection; None if there is none and the client knows all it may."""
         deadline = time.monotonic() + self.server.service.timeouts.handshake
         self._openings.add(self._scheduler.current)
@@ -158,7 +161,8 @@ class Clients:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
-            self.server.drain.add(accepted, deadline)
+            self._slot.drained()
+            self.server.drain.add(accepted, deadline, place)
             return None
         except TimeoutError as error:
             log.info(describe(error), peer_name(accepted))

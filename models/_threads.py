@@ -40,6 +40,7 @@ class ClientThreads:
         except RuntimeError as error:
             log.error(f"client dropped: {error}")
             self._leave(thread, slot)
+            self._server.limits.claim(accepted.fileno()).leave()
             accepted.close()
         # end fig
 

@@ -65,7 +65,8 @@ class Dispatcher(WatchfulPool):
             if self._clients and pid in self._free:
                 self._free.discard(pid)
                 with contextlib.suppress(OSError):  # it is leaving: the next one, then
-                    socket.send_fds(channel, [b"\0"], [self._clients[0].fileno()])
+                    number = self.server.limits.give(self._clients[0].fileno(), pid)
+                    socket.send_fds(channel, [number.to_bytes(4, "big")], [self._clients[0].fileno()])
                     self._clients.pop(0).close()
         # end fig
         for listener in self.server.listeners:
@@ -76,7 +77,7 @@ class Dispatcher(WatchfulPool):
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            self._clients.append(listener.accept()[0])
+            self._clients.append(self.server.accept.take(listener))
             self.server.accept.taken()
         except BlockingIOError:  # it has left already (UNP 16.6)
             return
@@ -117,7 +118,9 @@ def receive(server: Server, slot: Slot, channel: socket.socket) -> socket.socket
             server.accept.taken()
         while True:
             try:
-                fds = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)[1]
+                number, fds, *_ = socket.recv_fds(channel, 4, 1, socket.MSG_CMSG_CLOEXEC)
+                for fd in fds:
+                    server.limits.take_over(fd, int.from_bytes(number, "big"))
                 return socket.socket(fileno=fds[0]) if fds else None
             except BlockingIOError:
                 slot.beat()

@@ -73,7 +73,7 @@ def accept_all(server: Server, listener: socket.socket, clients: ClientThreads) 
     # fig: accept until EAGAIN
     while not server.stop.requested:
         try:
-            accepted, _ = listener.accept()
+            accepted = server.accept.take(listener)
         except BlockingIOError:
             break
         except OSError as error:

@@ -66,7 +66,7 @@ class Listener(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         try:
-            return super().accept()
+            accepted = self._house.server.accept.take(self)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -75,6 +75,7 @@ class Listener(socket.socket):
                 IOLoop.current().update_handler(self, 0)
                 IOLoop.current().call_later(RESOURCE_PAUSE, self._again)
             raise BlockingIOError from None
+        return accepted, None  # nobody asks for the address
 
     def _again(self) -> None:
         if self.fileno() >= 0:

@@ -116,7 +116,7 @@ def accept(clients: Clients, listener: socket.socket) -> Code[None]:
         yield read_wait(listener)
         try:
             with suppress(BlockingIOError):  # the client may have left (UNP 16.6)
-                clients.admit(listener.accept()[0])
+                clients.admit(clients.server.accept.take(listener))
         except OSError as error:
             if clients.server.stop.requested:
                 break

@@ -191,6 +191,18 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         type=field("backlog"),
         help=f"connections that may wait for accept (default: {config.DEFAULTS['backlog']})",
     )
+    place.add_argument(
+        "--max-connections",
+        metavar="N",
+        type=field("max_connections"),
+        help="connections at once, of all workers together; further ones wait in the backlog (default: any)",
+    )
+    place.add_argument(
+        "--max-per-source",
+        metavar="N",
+        type=field("max_per_source"),
+        help="connections at once from one IPv4 address or IPv6 /64; further ones are closed (default: any)",
+    )
     secret = parser.add_argument_group("secrets and rights")
     secret.add_argument(
         "--method",

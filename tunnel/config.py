@@ -164,6 +164,8 @@ FIELDS: Mapping[str, Field] = {
     "model": Field(text, "a server model"),
     "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),
     "max_requests": Field(number(1, 2**31), "a number from 1 to 2147483648"),
+    "max_connections": Field(number(1, 2**16), "a number from 1 to 65536"),
+    "max_per_source": Field(number(1, 2**16), "a number from 1 to 65536"),
     "heartbeat": Field(number(2, 1e6, whole=False), "a number of seconds from 2"),  # they beat once a second
     "relay": one_of("poll", "threads", "fork"),
     "service": one_of(*SERVICES),

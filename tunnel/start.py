@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from models import MODELS
+from models._limits import Limits
 from models._scoreboard import Scoreboard
 from models._server import Rehearsal, Server, Service, Timeouts, Workers
 from models._stop import Renewal, Stop
@@ -80,7 +81,8 @@ class Start:
         warn_of_unreadable(self._account, self._gatherer.files())
         service = self._service(values, flat)
         stop = Stop(flat, values["grace"], Renewal(self.reload, self.upgrade))
-        self._server = Server(flat, service, stop, Scoreboard(model.name, self._command))
+        limits = Limits(values.get("max_connections"), values.get("max_per_source"))
+        self._server = Server(flat, service, stop, Scoreboard(model.name, self._command), limits)
         stop.install()
         for here in self._listeners:
             log.info(f"{self._command} listens on {bound_address(here[0])}, {self._subject(values)}")
@@ -90,6 +92,7 @@ class Start:
             print_first_steps(values["method"], values["password"], bound_address(flat[0]))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         serve(self._server)
+        self._server.finish_draining()
         log.info("stopped")
 
     def reload(self) -> bool:
@@ -112,6 +115,7 @@ class Start:
             log.warning(f"each worker of {self._model.name} has its listener: another number takes a restart")
             service = service._replace(workers=workers)
         self._server.service = service
+        self._server.limits.change(values.get("max_connections"), values.get("max_per_source"))
         log.info("configuration read again")
         return True
 

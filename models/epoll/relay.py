@@ -21,6 +21,7 @@ from tunnel.log import describe, log, peer_name
 
 if TYPE_CHECKING:
     from models._deadlines import Deadlines
+    from models._limits import Place
     from models.epoll.server import EpollServer
     from models.epoll.stream import Stream
     from tunnel.session import Session
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 class Relay:
     """Both directions, and how they end."""
 
-    __slots__ = ("accepted", "dialled", "down", "host", "moved", "session", "up")
+    __slots__ = ("accepted", "dialled", "down", "host", "moved", "place", "session", "up")
 
-    def __init__(self, host: EpollServer, session: Session, accepted: Stream, dialled: Stream) -> None:
+    def __init__(
+        self, host: EpollServer, session: Session, accepted: Stream, dialled: Stream, place: Place
+    ) -> None:
         self.host = host
+        self.place = place
         self.session = session
         self.accepted = accepted
         self.dialled = dialled
@@ -106,6 +110,7 @@ class Relay:
         self.close(reset=True)
 
     def close(self, *, reset: bool) -> None:
+        self.place.leave()
         for stream in (self.accepted, self.dialled):
             stream.close(reset=reset)
         for direction in (self.up, self.down):

@@ -47,7 +47,8 @@ class EpollServer:
         self.half_closed = Deadlines(timers, timeouts.half_closed, Relay.on_half_closed_idle)
         self._pauses = Deadlines(timers, RESOURCE_PAUSE, Listener.listen)
         self._ticks: Deadlines[EpollServer] = Deadlines(timers, TICK, EpollServer.tick)
-        self._listeners = [Listener(self.loop, sock, self.on_connection) for sock in server.listeners]
+        take = server.accept.take
+        self._listeners = [Listener(self.loop, sock, self.on_connection, take) for sock in server.listeners]
         self.resolver = Resolver(server, self.watch)
 
     def run(self) -> None:

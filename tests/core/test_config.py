@@ -82,6 +82,8 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [0, -1, 10_001, 1.5, "all", "", "8:2", "2:", ":2", "0:4", "2:10001", "1:2:3", None, False, []],
     ),
     "max_requests": ([1, 1000, 2**31, "50"], [0, -1, 1.5, 2**31 + 1, "many", "", None, True, []]),
+    "max_connections": ([1, 64, 65536, "50"], [0, -1, 1.5, 65537, "many", "", None, True, []]),
+    "max_per_source": ([1, 64, 65536, "50"], [0, -1, 1.5, 65537, "many", "", None, True, []]),
     "heartbeat": ([2, 30, 2.5, "60", 1e6], [1, 1.9, 0, -1, "", "soon", True, None, [], 1e7, "nan"]),
     "relay": (["poll", "threads", "fork"], ["thread", "POLL", "", None, 5, []]),
     "service": (["tunnel", "echo", "bytes", "relay"], ["discard", "ECHO", "", None, 7, []]),
