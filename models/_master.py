@@ -237,9 +237,8 @@ class Pool:
             server.accept.left = enough - random.randrange(max(1, int(enough * JITTER)))
         assert self.work
         self.work(server, slot)
-        if len(server.drain):
-            slot.enter(DRAIN)
-            server.finish_draining(slot.beat)
+        slot.enter(DRAIN)
+        server.finish_draining(slot.beat)
 
     def _elastic(self) -> bool:
         return self._least < self._most

@@ -109,6 +109,8 @@ class Server:
 
         A stop does end it.
         """
+        if not len(self.drain):
+            return
         poller = select.poll()
         poller.register(self.stop.fileno(), select.POLLIN)
         while len(self.drain) and not self.stop.impatient:

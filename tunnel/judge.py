@@ -13,7 +13,7 @@ own. `--allow` opens ranges and names, `--deny` closes them.
 Precedence: of the ranges that hold an address the narrowest decides, of the patterns that match a name
 the longest; between equals, `--deny`. A denied name is not looked up. The addresses of an allowed name may
 be of any kind, but for those in a denied range: what a name resolves to is its owner's choice. A range
-of everything (0.0.0.0/0, ::/0) is what decides when nothing else does, an allowed name included.
+of everything (0.0.0.0/0, ::/0) decides only where neither another range nor an allowed name does.
 
 Rules: judge the literal that will be dialled, never only a name. Addresses that carry an IPv4 address
 (mapped, NAT64, 6to4) are judged as that one: Python 3.11 calls `::ffff:127.0.0.1` no loopback, and
