@@ -146,6 +146,7 @@ def leave_by_reset(stream: Stream) -> None:
 
 @pytest.mark.parametrize("leave", [leave_by_close, pytest.param(leave_by_reset, marks=pytest.mark.slow)])
 @pytest.mark.two_clients
+@pytest.mark.only(*ONE_OF_EACH_KIND)
 def test_every_way_to_end_gives_the_place_back(make_rig: MakeRig, leave: Callable[[Stream], None]) -> None:
     """In the handshake, refused by the target, drained, in the relay: nothing is kept by mistake."""
     rig = make_rig("--max-connections", str(FEW), "--max-per-source", str(FEW), workers=FEW)
@@ -248,7 +249,7 @@ def test_drained_and_replayed_are_told(make_rig: MakeRig) -> None:
     wait_until(counted, 3.0, "each is counted")
 
 
-@pytest.mark.pools
+@pytest.mark.only("prefork", "prefork-fcntl", "prefork-mutex", "prefork-fdpass", "prefork-epoll")
 def test_worker_that_is_replaced_finishes_what_it_drains(make_rig: MakeRig) -> None:
     """Its end must not close a probe sooner than the deadline would."""
     rig = make_rig(workers=2)
