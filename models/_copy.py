@@ -22,12 +22,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from models._bare_thread import BareThread
 from models._direction import Direction
 from models._scoreboard import Slot
+from models._server import Timeouts, silent_for
 from tunnel.connection import seconds
 from tunnel.errors import ProtocolError
 from tunnel.log import describe
@@ -50,7 +52,7 @@ class Link(NamedTuple):
     session: Session
     accepted: socket.socket
     dialled: socket.socket
-    idle: float  # seconds without a byte either way
+    timeouts: Timeouts
     slot: Slot
 
 
@@ -75,12 +77,12 @@ def first_words(link: Link) -> memoryview:
 
 def copy_by_poll(link: Link) -> None:
     """One thread that waits for whatever comes next."""
-    session, accepted, dialled, idle, slot = link
+    session, accepted, dialled, timeouts, slot = link
     answer(link)
     up = Direction(session.up, accepted, dialled, slot.count_up)
     down = Direction(session.down, dialled, accepted, slot.count_down)
     up.send(first_words(link))
-    silent, pause = 0.0, min(idle, BEATS)  # seconds
+    silent, pause = 0.0, min(timeouts.half_closed, BEATS)  # seconds
     # fig: copy by poll
     poller = select.poll()
     changed = True  # what the poller is to be asked for
@@ -93,8 +95,8 @@ def copy_by_poll(link: Link) -> None:
         ready = poller.poll(pause * 1000)
         slot.beat()
         silent = 0.0 if ready else silent + pause
-        if silent >= idle:
-            raise TimeoutError(f"nothing moved for {idle:g} s")
+        if silent and silent >= (longest := timeouts.silence(both := up.open and down.open)):
+            raise silent_for(longest, both)
         for fd, events in ready:
             reading, writing = (up, down) if fd == accepted_fd else (down, up)
             if writing.pending and events & ~POLLIN:
@@ -155,12 +157,13 @@ class Pair:
         self.failures: list[Exception] = []
         self.cut = False  # somebody has called `wake`
         self.is_whole = self.was_not_cut  # asked when a source has ended
-        lull = min(link.idle, LULL)
-        pause = min(link.idle, BEATS) if link.slot.watched else link.idle
-        self.lull, self.rest = seconds(lull), seconds(pause - lull or lull)
+        self.ended = False  # one direction has
+        self.has_ended: Callable[[], bool] = lambda: False  # asked where nobody says so
+        self.pause = min(link.timeouts.half_closed, BEATS if link.slot.watched else inf)
+        self.lull = seconds(min(self.pause, LULL))
         for sock in self.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, self.lull)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(pause))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(self.pause))
 
     def upward(self) -> None:
         session, accepted, dialled, *_ = self.link
@@ -182,6 +185,11 @@ class Pair:
             self.send_all(destination, flow.eof())
             destination.shutdown(socket.SHUT_WR)
         # end fig
+        self.end_one()
+
+    def end_one(self) -> None:
+        """One direction has ended; from now on the other has less time to be silent."""
+        self.ended, self.moved = True, time.monotonic()
 
     def was_not_cut(self, source: socket.socket) -> bool:
         """True for an end that is a FIN. An RST tells but one of two callers, and it may have been the
@@ -199,10 +207,9 @@ class Pair:
 
     def wait_for(self, source: socket.socket) -> None:
         """Blocks in recv without a buffer: who waits longer than a lull should own none."""
-        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, self.rest)
         waiting = True
         while waiting:
-            self.check_idle()
+            self.check_idle(source, socket.SO_RCVTIMEO)
             with contextlib.suppress(BlockingIOError):
                 source.recv(1, socket.MSG_PEEK)
                 waiting = False
@@ -217,19 +224,24 @@ class Pair:
                 self.moved = time.monotonic()
                 self.link.slot.beat()
             except BlockingIOError:
-                self.check_idle()
+                self.check_idle(destination, socket.SO_SNDTIMEO)
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise DestinationGone(error.errno, error.strerror) from None
         self.sending.discard(destination)
 
-    def check_idle(self) -> None:
+    def check_idle(self, sock: socket.socket, timeout: int) -> None:
         """A call has timed out. What the other one reads is seen in the scoreboard, whoever it is."""
         self.link.slot.beat()
-        now, moved = time.monotonic(), self.link.slot.moved()
+        moved = self.link.slot.moved()
         if moved != self.bytes:
-            self.bytes, self.moved = moved, now
-        if self.cut or now - self.moved > self.link.idle - EARLY:
-            raise TimeoutError(f"nothing moved for {self.link.idle:g} s")
+            self.bytes, self.moved = moved, time.monotonic()
+        if not self.ended and self.has_ended():
+            self.end_one()
+        longest = self.link.timeouts.silence(not self.ended)
+        left = longest - (time.monotonic() - self.moved)
+        if self.cut or left < EARLY:
+            raise silent_for(longest, not self.ended)
+        sock.setsockopt(socket.SOL_SOCKET, timeout, seconds(min(left, self.pause)))
 
     def run(self, step: Callable[[], None], on_failure: Callable[[], None]) -> None:
         """One direction. A failure ends both, except that of a destination which has gone: what it
@@ -295,6 +307,7 @@ def copy_by_fork(link: Link) -> None:
                 return  # the call that this one interrupts has just reaped it
             if ended:
                 status = code
+                pair.end_one()
                 if os.waitstatus_to_exitcode(code) not in (os.EX_OK, GONE):
                     pair.wake()
 
@@ -347,6 +360,7 @@ def copy_in_child(pair: Pair, line: socket.socket, result: int) -> NoReturn:
     pair.is_whole = lambda source: (
         not is_dead(source) or bool(poller.poll(1000) and os.read(result, 1) == GOOD)
     )
+    pair.has_ended = lambda: bool(poller.poll(0))
     try:
         fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(line, fcntl.F_SETFL, fcntl.fcntl(line, fcntl.F_GETFL) | os.O_ASYNC)

@@ -40,7 +40,10 @@ class FileLock:
         signal.setitimer(signal.ITIMER_REAL, SLICE, SLICE)
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        return keep_waiting()
+        if keep_waiting():
+            return True
+        self.release()  # it may be long until this process ends
+        return False
 
     def release(self) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)

@@ -25,7 +25,6 @@ from models._resolver import OnFound, Resolver
 from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from tunnel.address import Address
-from tunnel.connection import accept_from
 from tunnel.log import log, peer_name
 from tunnel.session import FIRST_PAYLOAD_WAIT
 
@@ -95,6 +94,7 @@ class Loop:
         self.talks = Deadlines(clock, timeouts.idle, Opening.on_talk_expired)
         self.greetings = Deadlines(clock, FIRST_PAYLOAD_WAIT, Opening.on_patience_over)
         self.idle = Deadlines(clock, timeouts.idle, Relay.on_idle)
+        self.half_closed = Deadlines(clock, timeouts.half_closed, Relay.on_half_closed_idle)
         self._pauses: Deadlines[Loop] = Deadlines(clock, RESOURCE_PAUSE, Loop._listen)
         self._ticks: Deadlines[Loop] = Deadlines(clock, TICK, Loop._tick)
         self._listeners: list[socket.socket] = []
@@ -112,7 +112,7 @@ class Loop:
             try:
                 self.poller.wait(self.clock.seconds_left())
             except OSError as error:
-                self.server.accept.wait_out(error)
+                self.server.accept.sit_out(error, "waiting pauses")
             self.clock.run()
         # end fig
 
@@ -150,6 +150,7 @@ class Loop:
         timeouts = self.server.service.timeouts
         self.handshakes.length = timeouts.handshake
         self.talks.length = self.idle.length = timeouts.idle
+        self.half_closed.length = timeouts.half_closed
         self.connects.length = self.server.service.dial.timeout
 
     def _listen(self) -> None:
@@ -181,7 +182,7 @@ class Loop:
         accept = self.server.accept
         for _ in range(ACCEPTS_AT_ONCE):
             try:
-                accepted = accept_from(listener)
+                accepted = accept.take(listener)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -200,6 +201,7 @@ class Loop:
     def _admit(self, accepted: socket.socket) -> None:
         if not self.poller.admits(accepted.fileno()):
             log.warning(f"client refused: {self.poller.limit}", peer_name(accepted))
+            self.server.limits.claim(accepted.fileno()).leave()
             accepted.close()
             return
         self.slot.accepted(RELAY)

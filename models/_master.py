@@ -41,7 +41,7 @@ from types import FrameType
 from typing import NoReturn
 
 from models._rehearsal import rehearse
-from models._scoreboard import DIAL, IDLE, WAITING, Slot
+from models._scoreboard import DIAL, DRAIN, IDLE, WAITING, Slot
 from models._server import Server
 from models._stop import SEND_HOME, die_by, kill_all
 from models._title import set_title
@@ -131,6 +131,7 @@ class Children:
     def __init__(self, server: Server) -> None:
         self._stop = server.stop
         self._scoreboard = server.scoreboard
+        self._limits = server.limits
         self._slots: dict[int, Slot] = {}  # by pid
         self._early: set[int] = set()  # reaped before `started` was told of them
         server.stop.children = self._slots.keys()
@@ -167,6 +168,7 @@ class Children:
     def _end(self, pid: int) -> None:
         if slot := self._slots.pop(pid, None):
             self._scoreboard.give_back(slot)
+            self._limits.bury(pid)
 
 
 class Worker:
@@ -275,6 +277,8 @@ class Pool:
             server.accept.left = enough - random_below(max(1, int(enough * JITTER)))
         assert self.work
         self.work(server, slot)
+        slot.enter(DRAIN)
+        server.finish_draining(slot.beat)
 
     def _elastic(self) -> bool:
         return self._least < self._most
@@ -390,6 +394,7 @@ class Pool:
             before_accept = worker.slot.entry().state == IDLE
             replaced = not (self.stopping or worker.leaves())
             self.server.scoreboard.give_back(worker.slot)
+            self.server.limits.bury(pid)
             if status == 0:
                 self._stillborn = 0
                 continue

@@ -26,8 +26,9 @@ from typing import cast
 
 from models._direction import reset_on_close
 from models._house import House, Left, addresses_of, in_time
-from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
+from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, Server, silent_for
 from tunnel.address import Address
+from tunnel.connection import in_full
 from tunnel.errors import ProtocolError
 from tunnel.flow import EMPTY, Flow
 from tunnel.log import describe, log, peer_name
@@ -166,9 +167,11 @@ class Client:
         self.accepted = Side(self, session.opening, house.slot.count_up)
         self.dialled = Side(self, session.down, house.slot.count_down)
         self.accepted.sock = sock
+        self.place = house.server.limits.claim(sock.fileno())
         self.connected = False
         self.turn = house.loop.create_future()  # the end of what run() waits for, and why it ended
         self.greeting: asyncio.TimerHandle | None = None
+        self.silence: asyncio.TimerHandle | None = None  # once one direction has ended
         if session.target is not None:
             self._join()
 
@@ -205,7 +208,8 @@ class Client:
         if isinstance(error, ProtocolError):
             log.warning(f"handshake failed: {error}", peer_name(accepted.sock))
             accepted.write(session.answer(error))
-            self.house.server.drain.add(accepted.sock, self.deadline)
+            self.house.slot.drained()
+            self.house.server.drain.add(accepted.sock, self.deadline, self.place)
         elif isinstance(error, OSError):
             log.debug(f"left during the handshake: {describe(error)}", peer_name(accepted.sock))
         self.turn = self.house.loop.create_future()
@@ -267,7 +271,7 @@ class Client:
 
     async def _relay(self) -> None:
         if not await self._moving():
-            self._cut(TimeoutError(f"nothing moved for {self.service.timeouts.idle:g} s"))
+            self._cut(silent_for(self.service.timeouts.idle, both=True))
         elif error := self.turn.result():
             self._cut(error)
 
@@ -275,12 +279,23 @@ class Client:
         """Waits for the turn; False if nothing has moved for the idle time before it came."""
         before: object = None
         while not self.turn.done():
-            now = [(side.moves, side.unsent()) for side in (self.accepted, self.dialled)]
+            now = self._progress()
             if now == before:
                 return False
             before = now
             await asyncio.wait([self.turn], timeout=self.service.timeouts.idle)
         return True
+
+    def _progress(self) -> list[tuple[int, int]]:
+        return [(side.moves, side.unsent()) for side in (self.accepted, self.dialled)]
+
+    def _watch_half_closed(self, before: object = None) -> None:
+        """One direction has ended: the other ends with it if nothing moves for as long as it may not."""
+        now, longest = self._progress(), self.service.timeouts.half_closed
+        if now == before:
+            self.settle(silent_for(longest, both=False))
+        else:
+            self.silence = self.house.loop.call_later(longest, self._watch_half_closed, now)
 
     # --- what the sides tell ---
 
@@ -309,6 +324,7 @@ class Client:
             self.settle(Left())
         elif side.peer.open:
             side.peer.write_eof()
+            self._watch_half_closed()
         else:
             self.settle(self.accepted.failure or self.dialled.failure)
 
@@ -327,6 +343,8 @@ class Client:
         side.failure, side.transport = error, None
         side.peer.open = False
         side.peer.pause()
+        if self.silence is None:
+            self._watch_half_closed()
         if not side.peer.full:
             self._reopen(side)
 
@@ -349,8 +367,10 @@ class Client:
         self.dialled.reset()
 
     def _close(self) -> None:
-        if self.greeting is not None:
-            self.greeting.cancel()
+        self.place.leave()
+        for timer in (self.greeting, self.silence):
+            if timer is not None:
+                timer.cancel()
         for side, flow in ((self.accepted, self.session.down), (self.dialled, self.session.up)):
             if not side.full or side.transport is None:  # else the transport may still look at its view
                 flow.release()
@@ -392,7 +412,7 @@ class Door:
             if house.server.stop.requested:
                 return
             try:
-                sock, _ = listener.accept()
+                sock = in_full(house.server.accept.take(listener))
             except BlockingIOError:
                 return
             except OSError as error:

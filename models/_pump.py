@@ -16,6 +16,7 @@ import time
 
 from models._copy import COPIES, Link
 from models._direction import abort
+from models._limits import Place
 from models._scoreboard import DIAL, DRAIN, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
@@ -36,12 +37,13 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
     slot.accepted()
     service = server.service
     session = service.new_session()
+    place = server.limits.claim(accepted.fileno())
     dialled = None
     try:
-        dialled = connect(server, slot, session, accepted)
+        dialled = connect(server, slot, session, accepted, place)
         if dialled is not None:
             slot.enter(RELAY)
-            COPIES[service.copy](Link(session, accepted, dialled, service.timeouts.idle, slot))
+            COPIES[service.copy](Link(session, accepted, dialled, service.timeouts, slot))
     except (ProtocolError, OSError) as error:
         log.warning(f"connection to {session.target} cut: {describe(error)}", peer_name(accepted))
         abort(accepted)
@@ -50,12 +52,15 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
     finally:
         session.up.release()
         session.down.release()
+        place.leave()
         accepted.close()
         if dialled is not None:
             dialled.close()
 
 
-def connect(server: Server, slot: Slot, session: Session, accepted: socket.socket) -> socket.socket | None:
+def connect(
+    server: Server, slot: Slot, session: Session, accepted: socket.socket, place: Place
+) -> socket.socket | None:
     """From accept to a dialled connection; None if there is none and the client knows all it may."""
     timeouts = server.service.timeouts
     deadline = time.monotonic() + timeouts.handshake
@@ -67,7 +72,8 @@ def connect(server: Server, slot: Slot, session: Session, accepted: socket.socke
         slot.enter(DRAIN)
         log.warning(f"handshake failed: {error}", peer_name(accepted))
         tell(accepted, session.answer(error))
-        server.drain.add(accepted, deadline)
+        slot.drained()
+        server.drain.add(accepted, deadline, place)
         return None
     except TimeoutError as error:
         log.info(describe(error), peer_name(accepted))

@@ -3,8 +3,8 @@
     Opening                                                    Relay
     request --> resolve --> dial --> patience ----------->  up and down, each
        |           |          |          |                  reading or pending
-    59 s from   connect timeout       10 ms, then           idle time, restarted
-    accept      for each address      the header alone      by any byte
+    59 s from   connect timeout       10 ms, then           idle time, restarted by any byte;
+    accept      for each address      the header alone      less of it once one direction has ended
 
 Every state waits for one event and for one deadline. Whatever fails ends this client and no other.
 
@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from models._direction import NOW, Direction, abort
+from models._server import silent_for
 from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
@@ -32,6 +33,7 @@ from tunnel.session import Session
 
 if TYPE_CHECKING:
     from models._deadlines import Deadlines
+    from models._limits import Place
     from models._loop import Callback, Loop
     from models._resolver import Found
 
@@ -62,7 +64,17 @@ def is_connected(sock: socket.socket) -> bool:
 class Opening:
     """A client from accept to a dialled connection."""
 
-    __slots__ = ("_addresses", "_deadline", "_expiry", "_loop", "_session", "_talk", "accepted", "dialled")
+    __slots__ = (
+        "_addresses",
+        "_deadline",
+        "_expiry",
+        "_loop",
+        "_place",
+        "_session",
+        "_talk",
+        "accepted",
+        "dialled",
+    )
 
     def __init__(self, loop: Loop, accepted: socket.socket) -> None:
         self._loop = loop
@@ -71,6 +83,7 @@ class Opening:
         self._addresses: deque[SockAddr] = deque()
         self._deadline = time.monotonic() + loop.handshakes.length
         self._expiry: Deadlines[Opening] | None = None
+        self._place = loop.server.limits.claim(accepted.fileno())
         self.accepted = accepted
         self.dialled: socket.socket | None = None
         loop.join(self)
@@ -152,7 +165,8 @@ class Opening:
     def _drain(self, error: Exception) -> None:
         log.warning(f"handshake failed: {error}", peer_name(self.accepted))
         self._answer(self._session.answer(error))
-        self._loop.server.drain.add(self.accepted, self._deadline)
+        self._loop.slot.drained()
+        self._loop.server.drain.add(self.accepted, self._deadline, self._place)
         self.close()
 
     # --- resolve, dial ---
@@ -236,7 +250,7 @@ class Opening:
 
     def _become_relay(self, first: memoryview) -> None:
         assert self.dialled is not None
-        relay = Relay(self._loop, self._session, self.accepted, self.dialled)
+        relay = Relay(self._loop, self._session, self.accepted, self.dialled, self._place)
         self._leave()
         relay.start(first)
 
@@ -251,6 +265,7 @@ class Opening:
         self._session.up.release()
         self._hang_up()
         self._loop.poller.forget(self.accepted.fileno())
+        self._place.leave()
         self.accepted.close()
 
     def _leave(self) -> None:
@@ -262,10 +277,13 @@ class Opening:
 class Relay:
     """A client whose two sockets are connected: copies until both directions have ended."""
 
-    __slots__ = ("_accepted", "_dialled", "_down", "_loop", "_moves", "_session", "_up")
+    __slots__ = ("_accepted", "_dialled", "_down", "_loop", "_moves", "_place", "_session", "_up")
 
-    def __init__(self, loop: Loop, session: Session, accepted: socket.socket, dialled: socket.socket) -> None:
+    def __init__(
+        self, loop: Loop, session: Session, accepted: socket.socket, dialled: socket.socket, place: Place
+    ) -> None:
         self._loop = loop
+        self._place = place
         self._session = session
         self._accepted = accepted
         self._dialled = dialled
@@ -318,7 +336,9 @@ class Relay:
             direction.flow.release()
         if not direction.open:
             direction.pass_on_fin(other)
-            if not other.open:
+            if other.open:
+                self._half_close()
+            else:
                 self._finish()
         # end fig
 
@@ -333,13 +353,25 @@ class Relay:
     def on_stop(self) -> None:
         """The server ends: a transfer may still finish."""
 
+    def _half_close(self) -> None:
+        self._loop.idle.cancel(self)
+        self._moves = self._up.moves + self._down.moves
+        self._loop.half_closed.set(self)
+
     def on_idle(self) -> None:
+        self._check_moves(self._loop.idle, both=True)
+
+    def on_half_closed_idle(self) -> None:
+        self._check_moves(self._loop.half_closed, both=False)
+
+    def _check_moves(self, deadlines: Deadlines[Relay], both: bool) -> None:
+        """Cuts what has not moved since the last look; else looks again as much later."""
         moves = self._up.moves + self._down.moves
         if moves == self._moves:
-            self.cut(TimeoutError(f"nothing moved for {self._loop.idle.length:g} s"))
+            self.cut(silent_for(deadlines.length, both))
         else:
             self._moves = moves
-            self._loop.idle.set(self)
+            deadlines.set(self)
 
     def cut(self, error: Exception) -> None:
         """Ends both connections so that neither side can take what it got for a whole."""
@@ -349,8 +381,10 @@ class Relay:
 
     def _leave(self) -> None:
         self._loop.idle.cancel(self)
+        self._loop.half_closed.cancel(self)
         self._loop.poller.forget(self._accepted.fileno())
         self._loop.poller.forget(self._dialled.fileno())
         self._session.up.release()
         self._session.down.release()
+        self._place.leave()
         self._loop.leave(self)

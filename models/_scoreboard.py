@@ -23,6 +23,7 @@ import signal
 from _thread import RLock, get_native_id
 from contextlib import suppress
 from math import inf
+from operator import add
 from struct import Struct
 from time import monotonic, time
 from typing import NamedTuple
@@ -46,13 +47,13 @@ WAITING_BYTES = tuple(bytes([state]) for state in WAITING)
 
 NAME = "tunnel-scoreboard"
 SLOTS = 1024  # 64 KiB; more workers, threads or children than that work unseen
-MAGIC = b"unpt\2\0\0\0"
-HEADER = Struct("=8sIIdQQQ32s16s")  # magic, slots, pid, started, connections, up, down, model, command
-TOTALS, TOTALS_AT = Struct("=QQQ"), 24  # within HEADER: connections, up, down
-SLOT = Struct("=IIQQQdd?")  # pid, tid, connections, up, down, since, beat, leaving
+MAGIC = b"unpt\3\0\0\0"
+HEADER = Struct("=8sIIdQQQQ32s16s")  # magic, slots, pid, started, then TOTALS, model, command
+TOTALS, TOTALS_AT = Struct("=QQQQ"), 24  # within HEADER: connections, up, down, drained
+SLOT = Struct("=IIQQQdd?7xQ")  # pid, tid, connections, up, down, since, beat, leaving, drained
 OWNER = Struct("=II")  # where SLOT begins
-WORD = 8  # bytes; the rest of SLOT in words, up to LEAVING
-CONNECTIONS, UP, DOWN, SINCE, BEAT, LEAVING = range(1, 7)
+WORD = 8  # bytes; the rest of SLOT in words, up to DRAINED
+CONNECTIONS, UP, DOWN, SINCE, BEAT, LEAVING, DRAINED = range(1, 8)
 ALIGN = 64  # bytes; no two owners write to one cache line
 TITLE_EVERY = 1.0  # seconds; to set a title costs as much as to enter ten states
 
@@ -74,6 +75,7 @@ class Entry(NamedTuple):
     since: float  # monotonic seconds, of the state
     beat: float  # monotonic seconds, of the last sign of life
     leaving: bool  # accepts no more, and ends with its last client
+    drained: int  # failed handshakes
 
 
 class Totals(NamedTuple):
@@ -85,6 +87,7 @@ class Totals(NamedTuple):
     connections: int
     up: int
     down: int
+    drained: int
     model: str
     command: str
 
@@ -99,7 +102,7 @@ class Scoreboard:
             os.ftruncate(self._fd, size)
         board = Board(mmap.mmap(self._fd, size), slots)
         board.memory[: HEADER.size] = HEADER.pack(
-            MAGIC, slots, os.getpid(), time(), 0, 0, 0, model.encode(), command.encode()
+            MAGIC, slots, os.getpid(), time(), 0, 0, 0, 0, model.encode(), command.encode()
         )
         self.board = board
         self._lock = RLock()  # a handler of SIGCHLD may give back what the main thread is about to take
@@ -126,10 +129,9 @@ class Scoreboard:
         memory = self.board.memory
         served = slot.entry()
         with self._lock:
-            connections, up, down = TOTALS.unpack_from(memory, TOTALS_AT)
-            TOTALS.pack_into(
-                memory, TOTALS_AT, connections + served.connections, up + served.up, down + served.down
-            )
+            counts = TOTALS.unpack_from(memory, TOTALS_AT)
+            more = served.connections, served.up, served.down, served.drained
+            TOTALS.pack_into(memory, TOTALS_AT, *map(add, counts, more))
         slot.enter(FREE)
 
     def forget(self, slot: Slot) -> None:
@@ -167,8 +169,8 @@ class Board:
         return False
 
     def totals(self) -> Totals:
-        _, slots, pid, started, connections, up, down, model, command = HEADER.unpack_from(self.memory)
-        return Totals(slots, pid, started, connections, up, down, text(model), text(command))
+        _, slots, pid, started, connections, up, down, drained, *names = HEADER.unpack_from(self.memory)
+        return Totals(slots, pid, started, connections, up, down, drained, *map(text, names))
 
     def entries(self) -> list[Entry]:
         """The slots in use."""
@@ -193,6 +195,7 @@ class Slot:
         "_connections",
         "_counts",
         "_down",
+        "_drained",
         "_memory",
         "_since",
         "_state_at",
@@ -212,8 +215,8 @@ class Slot:
         self._state_at = board.states + number
         self._at = at = board.first + number * ALIGN
         self._counts, self._times = board.counts, board.times
-        self._connections, self._up, self._down, self._since, self._beat = (
-            at // WORD + word for word in (CONNECTIONS, UP, DOWN, SINCE, BEAT)
+        self._connections, self._up, self._down, self._since, self._beat, self._drained = (
+            at // WORD + word for word in (CONNECTIONS, UP, DOWN, SINCE, BEAT, DRAINED)
         )
         self.number = number
         self._titles: dict[int, str] = {}  # by state
@@ -225,7 +228,7 @@ class Slot:
     def begin(self) -> None:
         """Before the owner exists: the slot is taken, and counts as waiting."""
         now = monotonic()
-        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now, False)
+        SLOT.pack_into(self._memory, self._at, 0, 0, 0, 0, 0, now, now, False, 0)
         self._memory[self._state_at] = IDLE
 
     def own(self, title: str | None = None, master: int = 0) -> None:
@@ -281,6 +284,10 @@ class Slot:
     def count_down(self, n: int) -> None:
         """So many bytes more from dialled to accepted. One writer: who copies this way."""
         self._counts[self._down] += n
+
+    def drained(self) -> None:
+        """A client whose handshake has failed is left to the drain."""
+        self._counts[self._drained] += 1
 
     def moved(self) -> int:
         """Bytes so far, either way, by every process that counts in this slot."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from models._limits import Limits
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
 from tunnel.address import Address
@@ -26,7 +27,8 @@ from tunnel.session import Session
 # so that a signal is seen which slipped in between Python's last look and the call that then blocked;
 # and the recv of a handshake returns, so that its deadline is looked at without setting a timer.
 WAKES = 1.0
-OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# After these, accepting pauses. EUSERS: the server has all the clients it may have (_limits.py).
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EUSERS)
 GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the listener
     errno.ECONNABORTED,
     errno.EPROTO,
@@ -38,7 +40,7 @@ GONE_BEFORE_ACCEPT = (  # accept(2): errors of the new connection, not of the li
     errno.EPERM,
 )
 ACCEPTS_AT_ONCE = 16  # by a loop; then the clients that are there have their turn
-RESOURCE_PAUSE = 0.1  # seconds without accepting when descriptors or memory have run out
+RESOURCE_PAUSE = 0.02  # seconds without accepting when descriptors or memory have run out
 
 
 class Timeouts(NamedTuple):
@@ -46,6 +48,16 @@ class Timeouts(NamedTuple):
 
     handshake: float  # from accept to a whole request
     idle: float  # without a byte in either direction
+    half_closed: float  # the same, once one direction has ended; at most `idle`
+
+    def silence(self, both: bool) -> float:
+        """How long nothing may move: with `both` directions open, or with one."""
+        return self.idle if both else self.half_closed
+
+
+def silent_for(length: float, both: bool) -> TimeoutError:
+    """What a connection is cut for."""
+    return TimeoutError(f"nothing moved for {length:g} s" + ("" if both else " after one side had ended"))
 
 
 class Workers(NamedTuple):
@@ -85,13 +97,30 @@ class Server:
         service: Service,
         stop: Stop,
         scoreboard: Scoreboard,
+        limits: Limits | None = None,
     ) -> None:
         self.listeners = listeners
         self.service = service
         self.stop = stop
         self.scoreboard = scoreboard
-        self.accept = Accept(listeners, stop)
+        self.limits = limits or Limits()
+        self.accept = Accept(listeners, stop, self.limits)
         self.drain = Drain()
+
+    def finish_draining(self, sign_of_life: Callable[[], None] = lambda: None) -> None:
+        """For whoever accepts no more: a probe must not learn from the close that a worker was replaced.
+
+        A stop does end it.
+        """
+        if not len(self.drain):
+            return
+        poller = select.poll()
+        poller.register(self.stop.fileno(), select.POLLIN)
+        while len(self.drain) and not self.stop.impatient:
+            sign_of_life()
+            if poller.poll(WAKES * 1000):
+                self.stop.clear_wakeup()
+            self.stop.asked()
 
 
 class Accept:
@@ -101,8 +130,9 @@ class Accept:
     it waits for any of them; a listener that another worker was faster on is no error (UNP 16.6).
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], stop: Stop) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], stop: Stop, limits: Limits) -> None:
         self._stop = stop
+        self._limits = limits
         self.left: int | None = None  # connections until this worker has served enough
         self._short = False  # of descriptors or memory; said once
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -119,20 +149,22 @@ class Accept:
         slot.enter(ACCEPT)
         while not self._stop.asked() and self.left != 0:
             try:
-                accepted = accept_from(self._only or self._ready())
+                accepted = self.take(self._only or self._ready())
             except BlockingIOError:
                 slot.beat()
             except OSError as error:
                 if self._stop.requested:
                     break
-                self.survive(error)
+                self.sit_out(error)
                 slot.beat()
-                if error.errno in OUT_OF_RESOURCES:
-                    time.sleep(RESOURCE_PAUSE)
             else:
                 self.taken()
                 return accepted
         return None
+
+    def take(self, listener: socket.socket) -> socket.socket:
+        """accept(2), of whom the limits admit. Raises OSError for `survive`."""
+        return self._limits.accept(listener) if self._limits.on else accept_from(listener)
 
     def taken(self) -> None:
         """A client has been accepted, here or by a loop."""
@@ -142,17 +174,20 @@ class Accept:
 
     def survive(self, error: OSError, consequence: str = "accepting pauses") -> None:
         """Raises `error` again unless the next accept may well succeed."""
-        if error.errno in OUT_OF_RESOURCES:
+        if error.errno == errno.EUSERS:
+            self._limits.say_full()
+        elif error.errno in OUT_OF_RESOURCES:
             if not self._short:
                 log.warning(f"{consequence}: {error.strerror}")
             self._short = True
         elif error.errno not in GONE_BEFORE_ACCEPT:
             raise error
 
-    def wait_out(self, error: OSError) -> None:
-        """After a poll or select that had no memory for its list. Raises any other `error` again."""
-        self.survive(error, "waiting pauses")
-        time.sleep(RESOURCE_PAUSE)
+    def sit_out(self, error: OSError, consequence: str = "accepting pauses") -> None:
+        """As `survive`; waits a moment if something has run out. For who has nothing else to do meanwhile."""
+        self.survive(error, consequence)
+        if error.errno in OUT_OF_RESOURCES:
+            time.sleep(RESOURCE_PAUSE)
 
     def _ready(self) -> socket.socket:
         ready = self._poller.poll(WAKES * 1000)

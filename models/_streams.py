@@ -19,6 +19,7 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from models._direction import reset_on_close
 from models._house import House, Left, addresses_of, in_time
+from models._server import silent_for
 from tunnel.errors import ProtocolError
 from tunnel.flow import Flow
 from tunnel.log import describe, log, peer_name
@@ -117,6 +118,7 @@ class Client:
         self.service = house.server.service
         self.session = self.service.new_session()
         self.deadline = time.monotonic() + self.service.timeouts.handshake
+        self.place = house.server.limits.claim(sock.fileno())
         self.accepted = Stream(sock)
         self.dialled: Stream | None = None
         self.tasks: list[asyncio.Task[Any]] = []
@@ -156,7 +158,8 @@ class Client:
             log.warning(f"handshake failed: {error}", self.name())
             await accepted.send(session.answer(error))
             if not accepted.closed():  # by an RST
-                self.house.server.drain.add(accepted.socket, self.deadline)
+                self.house.slot.drained()
+                self.house.server.drain.add(accepted.socket, self.deadline, self.place)
         except OSError as error:
             log.debug(f"left during the handshake: {describe(error)}", self.name())
         except asyncio.CancelledError:  # on_stop
@@ -251,14 +254,16 @@ class Client:
 
     async def _while_moving(self, *tasks: asyncio.Task[None]) -> None:
         """Until all have ended. Raises what one of them raises, or TimeoutError for the idle time."""
-        idle, pending = self.service.timeouts.idle, set(tasks)
+        timeouts, pending = self.service.timeouts, set(tasks)
         while pending:
             before = [stream.moves for stream in self._streams()]
-            ended, pending = await asyncio.wait(pending, timeout=idle, return_when=asyncio.FIRST_EXCEPTION)
+            both = len(pending) == len(tasks)
+            longest = timeouts.silence(both)
+            ended, pending = await asyncio.wait(pending, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
             if not ended and before == [stream.moves for stream in self._streams()]:
-                raise TimeoutError(f"nothing moved for {idle:g} s")
+                raise silent_for(longest, both)
 
     # --- the end ---
 
@@ -269,6 +274,7 @@ class Client:
         return task
 
     def _close(self) -> None:
+        self.place.leave()
         for stream in self._streams():
             stream.close()
         for task in self.tasks:

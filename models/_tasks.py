@@ -26,8 +26,9 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from models._direction import NOW, Direction, abort
+from models._limits import Place
 from models._scoreboard import ACCEPT, RELAY, Slot
-from models._server import WAKES, Server
+from models._server import WAKES, Server, silent_for
 from tunnel.address import Address
 from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
@@ -127,9 +128,10 @@ class Clients:
     def _serve(self, accepted: socket.socket) -> Code[None]:
         # fig: one client
         session = self.server.service.new_session()
+        place = self.server.limits.claim(accepted.fileno())
         dialled = None
         try:
-            dialled = yield from self._connect(session, accepted)
+            dialled = yield from self._connect(session, accepted, place)
             if dialled is not None:
                 yield from self._relay(session, accepted, dialled)
         except (ProtocolError, OSError) as error:
@@ -141,6 +143,7 @@ class Clients:
         finally:
             session.up.release()
             session.down.release()
+            place.leave()
             accepted.close()
             if dialled is not None:
                 dialled.close()
@@ -148,7 +151,7 @@ class Clients:
             if not self.number:
                 self._slot.enter(ACCEPT)
 
-    def _connect(self, session: Session, accepted: socket.socket) -> Code[socket.socket | None]:
+    def _connect(self, session: Session, accepted: socket.socket, place: Place) -> Code[socket.socket | None]:
         """From accept to a dialled connection; None if there is none and the client knows all it may."""
         deadline = time.monotonic() + self.server.service.timeouts.handshake
         self._openings.add(self._scheduler.current)
@@ -157,7 +160,8 @@ class Clients:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
-            self.server.drain.add(accepted, deadline)
+            self._slot.drained()
+            self.server.drain.add(accepted, deadline, place)
             return None
         except TimeoutError as error:
             log.info(describe(error), peer_name(accepted))
@@ -280,9 +284,10 @@ class Clients:
         try:
             while (up.open or down.open) and not failures:
                 moves = up.moves + down.moves
-                idle = self.server.service.timeouts.idle
-                if not (yield pause(idle)) and moves == up.moves + down.moves:
-                    raise TimeoutError(f"nothing moved for {idle:g} s")
+                both = up.open and down.open
+                longest = self.server.service.timeouts.silence(both)
+                if not (yield pause(longest)) and moves == up.moves + down.moves:
+                    raise silent_for(longest, both)
         finally:
             for each in copies:
                 self._scheduler.cancel(each)

@@ -40,6 +40,7 @@ class ClientThreads:
         except OSError as error:
             log.error(f"client dropped: {describe(error)}")
             self._leave(thread, slot)
+            self._server.limits.claim(accepted.fileno()).leave()
             accepted.close()
         # end fig
 

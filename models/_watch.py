@@ -54,7 +54,7 @@ class WatchfulPool(Pool):
             try:
                 ready = self._poller.poll(left * 1000)
             except OSError as error:
-                self.server.accept.wait_out(error)
+                self.server.accept.sit_out(error, "waiting pauses")
             signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
             for fd, _ in ready:
                 if callback := self._callbacks.get(fd):

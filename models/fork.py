@@ -48,9 +48,11 @@ def serve(server: Server) -> None:
         except OSError as error:
             log.error(f"client dropped: cannot fork: {describe(error)}")
             server.scoreboard.forget(slot)
+            server.limits.claim(accepted.fileno()).leave()
         else:
             if pid == 0:
                 run_child(serve_in_child, server, slot, accepted)
+            server.limits.give(accepted.fileno(), pid)
             children.started(pid, slot)
         accepted.close()
     # end fig

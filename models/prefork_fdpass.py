@@ -23,15 +23,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterable
 from functools import partial
 
 from models._pump import serve_client
 from models._scoreboard import ACCEPT, Slot
-from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
+from models._server import WAKES, Server
 from models._watch import WatchfulPool
-from tunnel.connection import accept_from, adopt, seconds
+from tunnel.connection import adopt, seconds
 
 
 def serve(server: Server) -> None:
@@ -64,8 +63,9 @@ class Dispatcher(WatchfulPool):
         for pid, channel in self._channels.items():
             if self._clients and pid in self._free:
                 self._free.discard(pid)
+                fd = self._clients[0].fileno()
                 with contextlib.suppress(OSError):  # it is leaving: the next one, then
-                    socket.send_fds(channel, [b"\0"], [self._clients[0].fileno()])
+                    socket.send_fds(channel, [self.server.limits.give(fd, pid).to_bytes(4, "big")], [fd])
                     self._clients.pop(0).close()
         # end fig
         for listener in self.server.listeners:
@@ -76,14 +76,11 @@ class Dispatcher(WatchfulPool):
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            self._clients.append(accept_from(listener))
-            self.server.accept.taken()
-        except BlockingIOError:  # it has left already (UNP 16.6)
-            return
+            with contextlib.suppress(BlockingIOError):  # it has left already (UNP 16.6)
+                self._clients.append(self.server.accept.take(listener))
+                self.server.accept.taken()
         except OSError as error:
-            self.server.accept.survive(error)
-            if error.errno in OUT_OF_RESOURCES:
-                time.sleep(RESOURCE_PAUSE)
+            self.server.accept.sit_out(error)
 
     def _hear(self, pid: int) -> None:
         """A child is free, or has ended."""
@@ -117,7 +114,9 @@ def receive(server: Server, slot: Slot, channel: socket.socket) -> socket.socket
             server.accept.taken()
         while True:
             try:
-                fds = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)[1]
+                number, fds, *_ = socket.recv_fds(channel, 4, 1, socket.MSG_CMSG_CLOEXEC)
+                for fd in fds:
+                    server.limits.take_over(fd, int.from_bytes(number, "big"))
                 return adopt(fds[0]) if fds else None
             except BlockingIOError:
                 slot.beat()

@@ -38,7 +38,6 @@ import socket
 from models._scoreboard import ACCEPT
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._threads import ClientThreads
-from tunnel.connection import accept_from
 
 
 def serve(server: Server) -> None:
@@ -74,7 +73,7 @@ def accept_all(server: Server, listener: socket.socket, clients: ClientThreads) 
     # fig: accept until EAGAIN
     while not server.stop.requested:
         try:
-            accepted = accept_from(listener)
+            accepted = server.accept.take(listener)
         except BlockingIOError:
             break
         except OSError as error:

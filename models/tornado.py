@@ -34,6 +34,7 @@ from models._master import Pool
 from models._scoreboard import Slot
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, Server
 from models._streams import Client
+from tunnel.connection import in_full
 
 
 class Tunnel(TCPServer):
@@ -66,7 +67,7 @@ class Listener(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         try:
-            return super().accept()
+            accepted = in_full(self._house.server.accept.take(self))
         except BlockingIOError:
             raise
         except OSError as error:
@@ -75,6 +76,7 @@ class Listener(socket.socket):
                 IOLoop.current().update_handler(self, 0)
                 IOLoop.current().call_later(RESOURCE_PAUSE, self._again)
             raise BlockingIOError from None
+        return accepted, None  # nobody asks for the address
 
     def _again(self) -> None:
         if self.fileno() >= 0:

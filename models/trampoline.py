@@ -117,7 +117,7 @@ def accept(clients: Clients, listener: socket.socket) -> Code[None]:
         try:
             with suppress(BlockingIOError):  # nobody is left, or the client has left (UNP 16.6)
                 for _ in range(ACCEPTS_AT_ONCE):
-                    clients.admit(listener.accept()[0])
+                    clients.admit(clients.server.accept.take(listener))
         except OSError as error:
             if not clients.server.stop.requested:
                 clients.server.accept.survive(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 from models import MODELS
 from tests.harness.rig import LOCAL, SERVE, Rig
+from tunnel import config
+from tunnel.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,3 +67,39 @@ def test_links_within_the_repository_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def rows_of_configuration() -> dict[str, list[str]]:
+    """The cells of each row of docs/configuration.md, by its key."""
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`(?: \*r\*)? \|(.*)\|$", page, re.MULTILINE)
+    return {key: [cell.strip() for cell in cells.split("|")] for key, cells in rows}
+
+
+def flags_of_servers() -> set[str]:
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {
+        word
+        for name in (config.SERVE, config.LOCAL, config.FORWARD)
+        for action in commands.choices[name]._actions
+        for word in action.option_strings
+        if word not in ("-h", "--help", "--config")
+    }
+
+
+def test_the_page_of_options_has_every_key_and_every_flag() -> None:
+    rows = rows_of_configuration()
+    assert set(rows) == set(config.FIELDS)
+    named = {flag for flags, *_ in rows.values() for flag in re.findall(r"--[a-z-]+", flags)}
+    assert named == flags_of_servers()
+    for key, (flags, *_) in rows.items():
+        expected = "--" + key.replace("_", "-")
+        assert not flags or expected in flags or key == "password", key
+
+
+def test_the_page_of_options_has_the_defaults_that_are_there() -> None:
+    rows = rows_of_configuration()
+    for key, value in config.DEFAULTS.items():
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+        assert rows[key][1] == shown, key

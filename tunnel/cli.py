@@ -183,10 +183,18 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     if name == config.SERVE:
         place.add_argument(
             "--allow",
-            metavar="CIDR",
+            metavar="RULE",
             action="append",
             type=one(field("allow")),
-            help="open a private range to users of a listener that others can reach; may be repeated",
+            help="let users go there: a range (10.0.0.0/8) or names (*.example.com); private ranges are"
+            " closed to users of a listener that others can reach; may be repeated",
+        )
+        place.add_argument(
+            "--deny",
+            metavar="RULE",
+            action="append",
+            type=one(field("deny")),
+            help="let nobody go there; the narrowest range and the longest name decide; may be repeated",
         )
         place.add_argument(
             "--replay-file",
@@ -205,7 +213,19 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         type=field("backlog"),
         help=f"connections that may wait for accept (default: {config.DEFAULTS['backlog']})",
     )
-    secret = parser.add_argument_group("secret")
+    place.add_argument(
+        "--max-connections",
+        metavar="N",
+        type=field("max_connections"),
+        help="connections at once, of all workers together; further ones wait in the backlog (default: any)",
+    )
+    place.add_argument(
+        "--max-per-source",
+        metavar="N",
+        type=field("max_per_source"),
+        help="connections at once from one IPv4 address or IPv6 /64; further ones are closed (default: any)",
+    )
+    secret = parser.add_argument_group("secrets and rights")
     secret.add_argument(
         "--method",
         choices=tuple(METHODS),
@@ -213,6 +233,15 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         help=f"{', '.join(METHODS)} (default: {config.DEFAULTS['method']})",
     )
     secret.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
+    secret.add_argument(
+        "--user",
+        metavar="NAME",
+        type=field("user"),
+        help="become this user once the port is bound, before any client: for a server started by root",
+    )
+    secret.add_argument(
+        "--group", metavar="NAME", type=field("group"), help="and this group (default: that of --user)"
+    )
     work = parser.add_argument_group("work")
     work.add_argument(
         "--workers",
@@ -234,6 +263,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     )
     for option, help_text in (
         ("timeout", "seconds without a byte either way before a connection is cut"),
+        ("half-closed-timeout", "the same, once one side has ended"),
         ("handshake-timeout", "seconds from accept to a whole request"),
         ("connect-timeout", "seconds for each address of a target"),
         ("grace", "seconds that transfers have after SIGTERM"),

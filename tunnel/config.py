@@ -35,6 +35,7 @@ DEFAULTS: Values = {
     "timeout": 300.0,
     "handshake_timeout": 59.0,
     "connect_timeout": 10.0,
+    "half_closed_timeout": 120.0,  # as long as Linux's connection tracking remembers such a connection
     "grace": 30.0,
     "heartbeat": 30.0,
     "no_delay": True,
@@ -84,12 +85,12 @@ def flag(value: Any) -> bool:
     return value
 
 
-def ranges(value: Any) -> list[str]:
-    from tunnel.judge import parse_range  # noqa: PLC0415 - it imports ipaddress, which few servers need
+def destinations(value: Any) -> list[str]:
+    from tunnel.judge import parse_rule  # noqa: PLC0415 - it imports ipaddress, which few servers need
 
     listed = hosts(value)
-    for cidr in listed:
-        parse_range(cidr)
+    for rule in listed:
+        parse_rule(rule)
     return listed
 
 
@@ -140,6 +141,7 @@ def workers(value: Any) -> tuple[int, int]:
 
 
 PORT = Field(number(1, 65535), "a number from 1 to 65535")
+DESTINATIONS = "a range such as 10.0.0.0/8, names such as *.example.com, or a list of them"
 SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
 
 FIELDS: Mapping[str, Field] = {
@@ -154,6 +156,7 @@ FIELDS: Mapping[str, Field] = {
     "timeout": SECONDS,
     "no_delay": Field(flag, "true or false"),
     "nofile": Field(number(16, 2**20), "a number from 16 to 1048576"),
+    "user": Field(text, "a user's name or number"),
     "mode": one_of("tcp_only", "tcp_and_udp"),
     # ours; a flag of the same name exists for each
     "listen": Field(places, "HOST:PORT, or a list of them"),
@@ -161,16 +164,21 @@ FIELDS: Mapping[str, Field] = {
     "model": Field(text, "a server model"),
     "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),
     "max_requests": Field(number(1, 2**31), "a number from 1 to 2147483648"),
+    "max_connections": Field(number(1, 2**16), "a number from 1 to 65536"),
+    "max_per_source": Field(number(1, 2**16), "a number from 1 to 65536"),
     "heartbeat": Field(number(2, 1e6, whole=False), "a number of seconds from 2"),  # they beat once a second
     "relay": one_of("poll", "threads", "fork"),
     "service": one_of(*SERVICES),
     "replay_file": Field(text, "a file's path"),
     "log_file": Field(text, "a file's path"),
+    "group": Field(text, "a group's name or number"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
+    "half_closed_timeout": SECONDS,
     "grace": SECONDS,
-    "allow": Field(ranges, "a range such as 10.0.0.0/8, or a list of them"),
+    "allow": Field(destinations, DESTINATIONS),
+    "deny": Field(destinations, DESTINATIONS),
     "log_level": one_of(*LEVELS),
     "log_format": one_of("text", "json"),
 }

@@ -38,6 +38,11 @@ def adopt(fd: int) -> Connection:
     return connection
 
 
+def in_full(connection: socket.socket) -> socket.socket:
+    """The same connection with all the layers, for somebody else's loop."""
+    return socket.socket(-1, socket.SOCK_STREAM, 0, connection.detach())
+
+
 def seconds(duration: float) -> bytes:
     """A duration as SO_RCVTIMEO and SO_SNDTIMEO want it: struct timeval (socket(7))."""
     whole = int(duration)

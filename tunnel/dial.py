@@ -1,6 +1,6 @@
 """Dialling: resolve once, judge every address, connect to the literal.
 
-    Address --resolve--> [sockaddr, ...] --judge--> [allowed, ...] --connect, in turn--> socket
+    name --judge, resolve--> [sockaddr, ...] --judge--> [allowed, ...] --connect, in turn--> socket
 
 Two ways to drive it. `dial(target)` blocks: the blocking models. `dial.addresses(target)` and
 `dial.start(sockaddr)` are its halves, for loops: they wait for the connection themselves, and leave
@@ -16,16 +16,24 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from tunnel.address import Address, encode_name, ipv4_bytes, ipv6_bytes
 from tunnel.connection import Connection, seconds
 from tunnel.errors import HandshakeError
+
+if TYPE_CHECKING:
+    from tunnel.judge import Judge
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
 
 class DestinationDenied(PermissionError):
     """The target's addresses are all closed to this server's users."""
+
+
+def closed(host: str) -> DestinationDenied:
+    return DestinationDenied(errno.EACCES, f"destination {host} is closed to users of this server")
 
 
 def is_literal(host: str) -> bool:
@@ -61,12 +69,12 @@ class Dial:
 
     def __init__(
         self,
-        allows: Callable[[str], bool] | None = None,
+        judge: Judge | None = None,
         servers: Sequence[Address] = (),
         timeout: float = 10.0,
         no_delay: bool = True,
     ) -> None:
-        self._allows = allows  # judges a literal; None: everything is open
+        self._judge = judge  # None: everything is open
         self._servers = servers  # dialled instead of any target, the next if one does not answer
         self._no_delay = no_delay
         self._timeout = seconds(timeout)
@@ -95,14 +103,17 @@ class Dial:
         """What to try, in order, at least one. Blocks for a name. Raises OSError."""
         if self._servers:
             return self._of_servers()
+        judge = self._judge
+        named = judge.allows_name(target.host) if judge and not is_literal(target.host) else None
+        if named is False:
+            raise closed(target.host)
         found = resolve(target)
-        if self._allows is None:
+        if judge is None:
             return found
-        allowed = [address for address in found if self._allows(address[0])]
+        allows = judge.allows_as_named if named else judge.allows
+        allowed = [address for address in found if allows(address[0])]
         if not allowed:
-            raise DestinationDenied(
-                errno.EACCES, f"destination {found[0][0]} is closed to users of this server"
-            )
+            raise closed(found[0][0])
         return allowed
 
     def _of_servers(self) -> list[SockAddr]:

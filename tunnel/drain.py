@@ -8,7 +8,15 @@ nothing is sent, nothing restarts the timer, and since all that came has been re
 FIN and not an RST. It holds no worker: the loop has a thread of its own, started by the first
 failure (with `_thread`, because importing `threading` makes every fork dearer; see log.py).
 
-Rules: bounded. Beyond CAPACITY the newcomer is closed at once.
+What is beyond a cap must be closed, and whenever a failure leads to a close, that tells of the failure: send
+byte after byte of rubbish, look when one of your connections is closed, and you know how many bytes a
+handshake has. Hence two caps. The first is `--max-per-source`, and `--max-connections`: a connection keeps
+its place while it is drained, so the limits are met at accept, before the first byte, whatever comes then.
+The second, CAPACITY, is what saves the descriptors of a server without such limits: the newcomer stays,
+and the source that has most here loses the connection that is next to its end. To learn from that, a
+prober has to hold CAPACITY connections of each process, and nobody else is in its count.
+
+Rules: bounded; a place in the limits is given back when the drain closes the connection.
 """
 
 from __future__ import annotations
@@ -17,86 +25,138 @@ import _thread
 import select
 import socket
 import time
+from collections import Counter
+from math import inf
+from typing import NamedTuple, Protocol
 
 CAPACITY = 1024  # sockets drained at once, by each process
 SCRATCH = 16 * 1024  # bytes read at once
 
 
+class Place(Protocol):
+    """What a connection takes of the server's limits."""
+
+    def keep(self) -> Place:
+        """The place, for somebody else."""
+
+    def leave(self) -> None:
+        """Gives it back."""
+
+
+class Drained(NamedTuple):
+    """A connection that is drained."""
+
+    sock: socket.socket
+    deadline: float  # monotonic seconds
+    source: str  # the host that it comes from
+    place: Place
+
+
 class Drain:
     """Takes sockets off their workers' hands. Safe between threads; build anew after a fork."""
 
-    def __init__(self, *, in_thread: bool = True) -> None:
+    def __init__(self, *, in_thread: bool = True, capacity: int = CAPACITY) -> None:
         self._in_thread = in_thread
-        self._sockets: dict[int, tuple[socket.socket, float]] = {}
+        self._capacity = capacity
+        self._drained: dict[int, Drained] = {}  # by descriptor
+        self._first = inf  # no deadline is earlier
+        self._poller = select.poll()
         self._lock = _thread.allocate_lock()
         self._wake: socket.socket | None = None  # its far end is in the thread's poll set
 
-    def add(self, sock: socket.socket, deadline: float) -> None:
-        """Drains a duplicate of `sock` until `deadline` (monotonic seconds); the caller closes its own.
-
-        Raises OSError if there is no descriptor for the duplicate, or no thread to drain in.
-        """
-        with self._lock:
-            if len(self._sockets) >= CAPACITY:
-                return
-            if self._in_thread and self._wake is None:
-                wake, woken = socket.socketpair()
-                try:
-                    _thread.start_new_thread(self._run, (woken,))
-                except RuntimeError as error:
-                    raise OSError(None, str(error)) from None
-                self._wake = wake
-            mine = sock.dup()
-            mine.setblocking(False)
-            self._sockets[mine.fileno()] = (mine, deadline)
-            if self._wake is not None:
-                self._wake.send(b"\0")
-
     def __len__(self) -> int:
         """How many sockets it drains."""
-        return len(self._sockets)
+        return len(self._drained)
+
+    def add(self, sock: socket.socket, deadline: float, place: Place) -> None:
+        """Drains a duplicate of `sock` until `deadline` (monotonic seconds); the caller closes its own.
+
+        Takes over its place. Raises OSError if there is no descriptor for the duplicate, or no thread.
+        """
+        with self._lock:
+            if self._in_thread and self._wake is None:
+                self._start()
+            if len(self._drained) >= self._capacity:
+                self._make_room()
+            mine = self._duplicate(sock)
+            mine.setblocking(False)
+            self._drained[mine.fileno()] = Drained(mine, deadline, host_of(mine), place.keep())
+            self._first = min(self._first, deadline)
+            self._poller.register(mine, select.POLLIN)
+            if self._wake is not None:
+                self._wake.send(b"\0")
 
     def finish(self) -> None:
         """Drains what was added, here and now: for a process that has nothing else to do."""
         scratch = bytearray(SCRATCH)
-        while self._sockets:
+        while self._drained:
             self._drain_once(scratch, None)
+
+    def _start(self) -> None:
+        wake, woken = socket.socketpair()
+        try:
+            _thread.start_new_thread(self._run, (woken,))
+        except RuntimeError as error:
+            raise OSError(None, str(error)) from None
+        self._wake = wake
 
     def _run(self, woken: socket.socket) -> None:
         scratch = bytearray(SCRATCH)
+        self._poller.register(woken, select.POLLIN)
         while True:
             self._drain_once(scratch, woken)
 
+    def _duplicate(self, sock: socket.socket) -> socket.socket:
+        try:
+            return sock.dup()
+        except OSError:
+            if not self._drained:
+                raise
+            self._make_room()
+            return sock.dup()
+
+    def _make_room(self) -> None:
+        """Closes what has the least to lose, of the source that has most here."""
+        most = Counter(drained.source for drained in self._drained.values()).most_common(1)[0][0]
+        theirs = (fd for fd, drained in self._drained.items() if drained.source == most)
+        self._close(min(theirs, key=lambda fd: self._drained[fd].deadline))
+
     def _drain_once(self, scratch: bytearray, woken: socket.socket | None) -> None:
-        poller = select.poll()
-        with self._lock:
-            for fd in self._sockets:
-                poller.register(fd, select.POLLIN)
-            first = min((deadline for _, deadline in self._sockets.values()), default=None)
-        if woken is not None:
-            poller.register(woken, select.POLLIN)
-        wait = None if first is None else max(0.0, first - time.monotonic()) * 1000 + 1
-        for fd, _ in poller.poll(wait):
+        wait = None if self._first == inf else max(0.0, self._first - time.monotonic()) * 1000 + 1
+        for fd, _ in self._poller.poll(wait):
             if woken is not None and fd == woken.fileno():
                 woken.recv(SCRATCH)
             else:
                 self._discard(fd, scratch)
         now = time.monotonic()
-        with self._lock:
-            for fd in [fd for fd, (_, deadline) in self._sockets.items() if deadline <= now]:
-                self._close(fd)
+        if now >= self._first:
+            with self._lock:
+                for fd in [fd for fd, drained in self._drained.items() if drained.deadline <= now]:
+                    self._close(fd)
+                self._first = min((drained.deadline for drained in self._drained.values()), default=inf)
 
     def _discard(self, fd: int, scratch: bytearray) -> None:
-        try:
-            ended = not self._sockets[fd][0].recv_into(scratch)
-        except BlockingIOError:
-            return
-        except OSError:  # reset by the peer: nothing is left to hide
-            ended = True
-        if ended:
-            with self._lock:
+        with self._lock:
+            if fd not in self._drained:
+                return  # it had to make room a moment ago
+            try:
+                ended = not self._drained[fd].sock.recv_into(scratch)
+            except BlockingIOError:
+                return
+            except OSError:  # reset by the peer: nothing is left to hide
+                ended = True
+            if ended:
                 self._close(fd)
 
     def _close(self, fd: int) -> None:
-        sock, _ = self._sockets.pop(fd)
-        sock.close()
+        drained = self._drained.pop(fd)
+        self._poller.unregister(fd)
+        drained.place.leave()
+        drained.sock.close()
+
+
+def host_of(sock: socket.socket) -> str:
+    try:
+        return str(sock.getpeername()[0])
+    except (OSError, IndexError):  # it has gone; or it is no TCP: a rehearsal
+        return ""

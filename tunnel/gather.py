@@ -6,6 +6,7 @@ Rules: read again as a whole by a reload. What can be read only once (standard i
 from __future__ import annotations
 
 import argparse
+import os
 
 from models import MODELS
 from tunnel import config
@@ -21,6 +22,7 @@ class Gatherer:
         self.command = command
         self.uri: str | None = None  # the text, once it has been read
         self.password: str | None = None  # the fresh one of a server without configuration
+        self._uri_path: str | None = None  # where it was read from
         self._arguments = arguments
 
     @property
@@ -28,6 +30,14 @@ class Gatherer:
         """The configuration file."""
         path: str | None = self._arguments.config
         return path
+
+    def secret_files(self) -> list[str]:
+        """Those that nobody else may read; a password file is judged when it is read."""
+        return [path for path in (self.path, self._uri_path) if path is not None]
+
+    def files(self) -> list[str]:
+        """All that a reload reads again."""
+        return [path for path in (self.path, self._arguments.password_file) if path is not None]
 
     def read(self) -> tuple[Values, list[str]]:
         """The values, and warnings for the log. Raises ConfigError, OSError."""
@@ -46,6 +56,7 @@ class Gatherer:
         if argument := flags.pop("server", None):
             if self.uri is None:
                 self.uri = read_uri(argument)
+                self._uri_path = argument if os.path.isfile(argument) else None
             values.pop("key", None)
             values |= config.parse_uri(self.uri)
         if "password_file" in flags:

@@ -44,7 +44,7 @@ def listen(
         except OSError as error:
             hint = {
                 errno.EADDRINUSE: "the port is in use: expected a free one",
-                errno.EACCES: "ports below 1024 are for root: expected a higher one",
+                errno.EACCES: "ports below 1024 are for root (see --user): expected a higher one",
                 errno.EADDRNOTAVAIL: "expected an address of this machine",
             }
             text = hint.get(error.errno or 0, error.strerror)

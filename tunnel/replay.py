@@ -131,7 +131,12 @@ class SaltMemory:
     @property
     def replays(self) -> int:
         """How many salts came again."""
-        return int(COUNTS.unpack_from(self._memory, COUNTS_AT)[2])
+        return replays_in(self._memory)
+
+
+def replays_in(memory: mmap.mmap) -> int:
+    """How many salts came again; for who looks from outside."""
+    return int(COUNTS.unpack_from(memory, COUNTS_AT)[2])
 
 
 def new_descriptor(path: str | None) -> int:

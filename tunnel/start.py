@@ -22,8 +22,10 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from models import MODELS
+from models._limits import Limits
 from models._scoreboard import Scoreboard
 from models._server import Rehearsal, Server, Service, Timeouts, Workers
 from models._stop import Renewal, Stop
@@ -36,9 +38,12 @@ from tunnel.errors import ConfigError, TunnelError
 from tunnel.gather import Gatherer, listen_places, server_places, service_of
 from tunnel.keys import Secret
 from tunnel.listen import bound_address, listen, on_loopback
-from tunnel.log import log
+from tunnel.log import describe, log
 from tunnel.replay import SaltMemory
 from tunnel.session import ForwardSession, ServerSession, Session, SocksSession
+
+if TYPE_CHECKING:
+    from tunnel.judge import Judge
 
 
 class Start:
@@ -61,7 +66,6 @@ class Start:
                 self._salts = SaltMemory(fd=handover.left.salts)
         values, warnings = self._gatherer.read()
         self._model = model = MODELS[values["model"]]
-        self._log(values, warnings)
         serve = model.load()
         raise_file_limit(values.get("nofile"))
         self._places = listen_places(self._command, values)
@@ -71,10 +75,14 @@ class Start:
         sharing = self._workers(values).most if model.reuse_port else 1
         self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited, sharing)
         flat = [listener for here in self._listeners for listener in here]
-        check_privacy(self._gatherer.path, flat)
+        self._account = give_up_privileges(values)
+        self._log(values, warnings)
+        check_privacy(self._gatherer.secret_files(), flat)
+        warn_of_unreadable(self._account, self._gatherer.files())
         service = self._service(values, flat)
         stop = Stop(flat, values["grace"], Renewal(self.reload, self.upgrade))
-        self._server = Server(flat, service, stop, Scoreboard(model.name, self._command))
+        limits = Limits(values.get("max_connections"), values.get("max_per_source"))
+        self._server = Server(flat, service, stop, Scoreboard(model.name, self._command), limits)
         stop.install()
         for here in self._listeners:
             log.info(f"{self._command} listens on {bound_address(here[0])}, {self._subject(values)}")
@@ -84,24 +92,30 @@ class Start:
             print_first_steps(values["method"], values["password"], bound_address(flat[0]))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         serve(self._server)
+        self._server.finish_draining()
         log.info("stopped")
 
     def reload(self) -> bool:
         """SIGHUP: the values again, for the connections to come. A mistake keeps the old ones."""
         try:
             values, warnings = self._gatherer.read()
+            check_privacy(self._gatherer.secret_files(), self._server.listeners)
             service = self._service(values, self._server.listeners)
             self._log(values, warnings)
         except (TunnelError, OSError) as error:
-            log.error(f"configuration not read again: {error}")
+            name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            log.error(f"configuration not read again: {name}{describe(error)}")
             return False
         if values["model"] != self._model.name or listen_places(self._command, values) != self._places:
             log.warning("another model or place to listen on takes a restart")
+        if (values.get("user"), values.get("group")) != self._account:
+            log.warning("another user or group takes a restart")
         workers = self._server.service.workers
         if self._model.reuse_port and service.workers != workers:
             log.warning(f"each worker of {self._model.name} has its listener: another number takes a restart")
             service = service._replace(workers=workers)
         self._server.service = service
+        self._server.limits.change(values.get("max_connections"), values.get("max_per_source"))
         log.info("configuration read again")
         return True
 
@@ -149,17 +163,21 @@ class Start:
             secret = config.secret_of(values, self._gatherer.path or "command line")
             new_session = self._session_factory(secret, values)
             words = self._rehearsal(secret)
-            allows = judge(command, listeners, values)
+            judge = judge_of(command, listeners, values)
         else:
             from tunnel.services import REHEARSAL, service_factory  # noqa: PLC0415
 
             new_session = service_factory(name, values.get("target"))
             words = Rehearsal(lambda _: REHEARSAL[0], lambda: REHEARSAL[1], to_server)
-            allows = None  # the one target is the choice of whoever started the server
+            judge = None  # the one target is the choice of whoever started the server
         return Service(
             new_session=new_session,
-            dial=Dial(allows, servers, values["connect_timeout"], values["no_delay"]),
-            timeouts=Timeouts(handshake=values["handshake_timeout"], idle=values["timeout"]),
+            dial=Dial(judge, servers, values["connect_timeout"], values["no_delay"]),
+            timeouts=Timeouts(
+                handshake=values["handshake_timeout"],
+                idle=values["timeout"],
+                half_closed=min(values["half_closed_timeout"], values["timeout"]),
+            ),
             rehearsal=words,
             workers=self._workers(values),
             max_requests=values.get("max_requests"),
@@ -200,23 +218,42 @@ def to_server(server: Address) -> Dial:
     return Dial(servers=[server])
 
 
-def judge(command: str, listeners: Sequence[socket.socket], values: Values) -> Callable[[str], bool] | None:
+def judge_of(command: str, listeners: Sequence[socket.socket], values: Values) -> Judge | None:
     """What says where users may go; None on loopback, whose users could go there anyway."""
-    if command != SERVE or on_loopback(listeners):
+    trusts, denied = on_loopback(listeners), values.get("deny", ())
+    if command != SERVE or (trusts and not denied):
         return None
     from tunnel.judge import Judge  # noqa: PLC0415 - 4 ms that a server on loopback saves
 
-    return Judge(values.get("allow", ()), is_own).allows
+    return Judge(values.get("allow", ()), is_own, denied, trusts=trusts)
 
 
-def check_privacy(path: str | None, listeners: Sequence[socket.socket]) -> None:
-    """A configuration that others can read: a warning on loopback, an error elsewhere."""
-    if path is None or not config.readable_by_others(path):
-        return
-    text = f"{path}: others can read it: expected a file that is yours alone (chmod 600)"
-    if not on_loopback(listeners):
-        raise ConfigError(text)
-    log.warning(text)
+def check_privacy(paths: Sequence[str], listeners: Sequence[socket.socket]) -> None:
+    """A configuration or URI that others can read: a warning on loopback, an error elsewhere."""
+    for path in filter(config.readable_by_others, paths):
+        text = f"{path}: others can read it: expected a file that is yours alone (chmod 600)"
+        if not on_loopback(listeners):
+            raise ConfigError(text)
+        log.warning(text)
+
+
+def give_up_privileges(values: Values) -> tuple[str | None, str | None]:
+    """Becomes the user and the group that were asked for, which it returns. Raises ConfigError, OSError."""
+    user, group = asked = values.get("user"), values.get("group")
+    if asked != (None, None):
+        from tunnel.privileges import find_account  # noqa: PLC0415 - ctypes, for those who give something up
+
+        find_account(user, group).become()
+    return asked
+
+
+def warn_of_unreadable(account: tuple[str | None, str | None], paths: Sequence[str]) -> None:
+    """What root has read, and a reload could not."""
+    for path in paths if account != (None, None) else ():
+        if not os.access(path, os.R_OK):
+            log.warning(
+                f"{path}: {account[0] or account[1]} cannot read it, so a reload will keep what there is"
+            )
 
 
 def raise_file_limit(wanted: int | None) -> None:

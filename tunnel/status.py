@@ -1,6 +1,8 @@
 """`tunnel status`: the scoreboard of a running server, read from outside.
 
     /proc/PID/fd/N -> /memfd:tunnel-scoreboard    opened read-only: the kernel says whose servers we may see
+                      /memfd:tunnel-salts         how many replays there were (or the --replay-file)
+                      /memfd:tunnel-limits        how many were refused
     /proc/net/tcp                                 the depth of the accept queue (rx_queue of a listener)
 
 Rules: looking costs the server nothing; it is not asked, stopped or told.
@@ -13,6 +15,7 @@ import json
 import mmap
 import os
 import socket
+import stat
 import struct
 import sys
 import time
@@ -20,7 +23,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from models import _limits
 from models._scoreboard import MAGIC, NAME, STATES, Board, Entry, Totals
+from tunnel import replay
 from tunnel.address import Address
 
 EVERY = 1.0  # seconds, of --watch
@@ -45,6 +50,9 @@ class Found(NamedTuple):
     pid: int
     board: Board
     listeners: list[Listener]
+    replays: int  # salts that came again
+    open: int | None  # connections, where there are limits
+    refused: int  # that --max-per-source did not admit
 
 
 def print_status(arguments: argparse.Namespace) -> int:
@@ -82,23 +90,39 @@ def find() -> Iterator[Found]:
     for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
         board = board_of(name)
         if board is not None and board.totals().pid == int(name):
-            yield Found(int(name), board, listeners_of(name, queues))
+            yield Found(int(name), board, listeners_of(name, queues), *counts_of(name))
 
 
 def board_of(pid: str) -> Board | None:
     for fd, target in descriptors(pid):
         if NAME in target:
-            try:
-                with open(f"/proc/{pid}/fd/{fd}", "rb") as file:
-                    if not os.fstat(file.fileno()).st_size:
-                        return None  # it is only just being made
-                    memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            except OSError:
-                return None
-            if memory[: len(MAGIC)] != MAGIC:
-                return None  # of another version
-            return Board(memory, Board(memory, 0).totals().slots)
+            memory = mapped(pid, fd, MAGIC)
+            return Board(memory, Board(memory, 0).totals().slots) if memory else None
     return None
+
+
+def counts_of(pid: str) -> tuple[int, int | None, int]:
+    """Replays, connections that are open and that were refused, as the server remembers them."""
+    replays, open_, refused = 0, None, 0
+    for fd, target in descriptors(pid):
+        if target.startswith("/") and (memory := mapped(pid, fd, replay.MAGIC, replay.SIZE)):
+            replays = replay.replays_in(memory)
+        elif _limits.NAME in target and (memory := mapped(pid, fd, _limits.MAGIC)):
+            open_, refused = _limits.read_counts(memory)
+    return replays, open_, refused
+
+
+def mapped(pid: str, fd: str, magic: bytes, size: int = 0) -> mmap.mmap | None:
+    """A server's memory, unless it is something else, of another version, or only just being made."""
+    try:
+        status = os.stat(path := f"/proc/{pid}/fd/{fd}")
+        if not stat.S_ISREG(status.st_mode) or not status.st_size or size not in (0, status.st_size):
+            return None
+        with open(path, "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    except OSError:
+        return None
+    return memory if memory[: len(magic)] == magic else None
 
 
 def descriptors(pid: str) -> Iterator[tuple[str, str]]:
@@ -140,8 +164,8 @@ def listeners_of(pid: str, queues: dict[str, Listener]) -> list[Listener]:
     return [queues[inode] for inode in inodes if inode in queues]
 
 
-def sums(server: Found) -> tuple[Totals, list[Entry], int, int, int]:
-    """The header, the slots, and connections and bytes of both together."""
+def sums(server: Found) -> tuple[Totals, list[Entry], int, int, int, int]:
+    """The header, the slots, and connections, bytes and failed handshakes of both together."""
     totals, entries = server.board.totals(), server.board.entries()
     return (
         totals,
@@ -149,11 +173,12 @@ def sums(server: Found) -> tuple[Totals, list[Entry], int, int, int]:
         totals.connections + sum(entry.connections for entry in entries),
         totals.up + sum(entry.up for entry in entries),
         totals.down + sum(entry.down for entry in entries),
+        totals.drained + sum(entry.drained for entry in entries),
     )
 
 
 def as_json(server: Found) -> dict[str, Any]:
-    totals, entries, connections, up, down = sums(server)
+    totals, entries, connections, up, down, drained = sums(server)
     now = time.monotonic()
     return {
         "pid": server.pid,
@@ -164,6 +189,10 @@ def as_json(server: Found) -> dict[str, Any]:
         "connections": connections,
         "up": up,
         "down": down,
+        "drained": drained,
+        "replays": server.replays,
+        "open": server.open,
+        "refused": server.refused,
         "slots": [
             {
                 "slot": entry.number,
@@ -175,6 +204,7 @@ def as_json(server: Found) -> dict[str, Any]:
                 "connections": entry.connections,
                 "up": entry.up,
                 "down": entry.down,
+                "drained": entry.drained,
             }
             for entry in entries
         ],
@@ -184,7 +214,7 @@ def as_json(server: Found) -> dict[str, Any]:
 def as_text(server: Found) -> str:
     from tabulate import tabulate  # noqa: PLC0415
 
-    totals, entries, connections, up, down = sums(server)
+    totals, entries, connections, up, down, drained = sums(server)
     now = time.monotonic()
     queues: Counter[Address] = Counter()  # several listeners may share a place
     for listener in server.listeners:
@@ -209,7 +239,10 @@ def as_text(server: Found) -> str:
     return (
         f"tunnel {totals.command}, model {totals.model}, pid {server.pid}, since {since}: "
         f"{places or 'not listening'}\n"
-        f"{connections} {noun}, {up / 1e6:.1f} MB up, {down / 1e6:.1f} MB down\n\n"
+        f"{connections} {noun}, {up / 1e6:.1f} MB up, {down / 1e6:.1f} MB down\n"
+        f"handshakes failed and drained: {drained}, replays among them: {server.replays}"
+        + (f"; open: {server.open}, refused: {server.refused}" if server.open is not None else "")
+        + "\n\n"
         + tabulate(rows, headers, disable_numparse=True, colalign=("right",) * 3 + ("left",) + ("right",) * 4)
         + "\n"
     )

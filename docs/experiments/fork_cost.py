@@ -23,6 +23,7 @@ IMPORTS = (
     "socket",
     f"socket {AEAD}",
     f"socket {AEAD} argparse",
+    f"socket {AEAD} ctypes",
     f"socket {AEAD} threading",
     f"socket {AEAD} logging",
     f"socket {AEAD} asyncio",

@@ -27,6 +27,7 @@ from gevent.socket import wait
 
 from models._deadlines import Clock, Deadlines
 from models._direction import Direction, abort
+from models._limits import NOWHERE
 from models._loop import TICK
 from models._resolver import addresses_of
 from models._scoreboard import ACCEPT, RELAY, Slot
@@ -103,7 +104,7 @@ class Client:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
-            self.house.server.drain.add(accepted, deadline)
+            self.house.server.drain.add(accepted, deadline, NOWHERE)
             return None
         except TimeoutError as error:
             log.info(describe(error), peer_name(accepted))

@@ -40,6 +40,7 @@ from uring_api import Completion
 from models._copy import is_dead
 from models._deadlines import Clock, Deadlines
 from models._direction import abort
+from models._limits import NOWHERE
 from models._loop import TICK
 from models._resolver import Found, Resolver
 from models._scoreboard import ACCEPT, RELAY, Slot
@@ -237,7 +238,7 @@ class Client:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
-            self.house.server.drain.add(accepted, deadline)
+            self.house.server.drain.add(accepted, deadline, NOWHERE)
             return
         except OSError as error:
             log.info(f"left during the handshake: {describe(error)}", peer_name(accepted))

@@ -19,6 +19,7 @@ from models.epoll.tcp import tcp_connect
 from tunnel.log import describe, log, peer_name
 
 if TYPE_CHECKING:
+    from models._limits import Place
     from models._resolver import Found
     from models.epoll.server import EpollServer
     from tunnel.dial import SockAddr
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 class Dialling:
     """Waits for a name, then for a connection."""
 
-    __slots__ = ("accepted", "addresses", "dialled", "host", "session")
+    __slots__ = ("accepted", "addresses", "dialled", "host", "place", "session")
 
-    def __init__(self, host: EpollServer, session: Session, accepted: Stream) -> None:
+    def __init__(self, host: EpollServer, session: Session, accepted: Stream, place: Place) -> None:
         self.host = host
+        self.place = place
         self.session = session
         self.accepted = accepted
         self.dialled: Stream | None = None
@@ -74,7 +76,7 @@ class Dialling:
             self.dial_next(error_of(status))
             return
         assert self.dialled is not None
-        relay = Relay(self.host, self.session, self.accepted, self.dialled)
+        relay = Relay(self.host, self.session, self.accepted, self.dialled, self.place)
         self.leave()
         relay.start()
         # end fig
@@ -97,6 +99,7 @@ class Dialling:
     def close(self) -> None:
         self.leave()
         self.session.up.release()
+        self.place.leave()
         self.accepted.close()
         if self.dialled is not None:
             self.dialled.close()

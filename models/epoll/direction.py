@@ -112,3 +112,5 @@ class Direction:
         self.done = True
         if self.relay.other(self).done:
             self.relay.finish()
+        else:
+            self.relay.half_close()

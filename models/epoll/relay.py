@@ -1,7 +1,8 @@
 """A dialled client: two directions, and how they end.
 
     accepted ==up==> dialled      idle time: cut if nothing was read or written in the whole of it
-             <=down=              10 ms for the first payload, then the header goes alone
+             <=down=              less of it once one direction has ended
+                                  10 ms for the first payload, then the header goes alone
 
     both directions have ended           --> close, which sends the last FIN
     a reset, a forgery, a broken side    --> close_reset of both, so that nobody takes a part for a whole
@@ -13,11 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models._server import silent_for
 from models.epoll.direction import Direction
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 
 if TYPE_CHECKING:
+    from models._deadlines import Deadlines
+    from models._limits import Place
     from models.epoll.server import EpollServer
     from models.epoll.stream import Stream
     from tunnel.session import Session
@@ -26,10 +30,13 @@ if TYPE_CHECKING:
 class Relay:
     """Both directions, and how they end."""
 
-    __slots__ = ("accepted", "dialled", "down", "host", "moved", "session", "up")
+    __slots__ = ("accepted", "dialled", "down", "host", "moved", "place", "session", "up")
 
-    def __init__(self, host: EpollServer, session: Session, accepted: Stream, dialled: Stream) -> None:
+    def __init__(
+        self, host: EpollServer, session: Session, accepted: Stream, dialled: Stream, place: Place
+    ) -> None:
         self.host = host
+        self.place = place
         self.session = session
         self.accepted = accepted
         self.dialled = dialled
@@ -68,12 +75,24 @@ class Relay:
         queues = self.accepted.write_queue_size(), self.dialled.write_queue_size()
         return up.moves, down.moves, *queues
 
+    def half_close(self) -> None:
+        self.host.idle.cancel(self)
+        self.moved = self.progress()
+        self.host.half_closed.set(self)
+
     def on_idle(self) -> None:
+        self.check_progress(self.host.idle, both=True)
+
+    def on_half_closed_idle(self) -> None:
+        self.check_progress(self.host.half_closed, both=False)
+
+    def check_progress(self, deadlines: Deadlines[Relay], both: bool) -> None:
+        """Cuts what has not moved since the last look; else looks again as much later."""
         moved, self.moved = self.moved, self.progress()
         if moved == self.moved:
-            self.cut(TimeoutError(f"nothing moved for {self.host.idle.length:g} s"))
+            self.cut(silent_for(deadlines.length, both))
         else:
-            self.host.idle.set(self)
+            deadlines.set(self)
 
     def on_stop(self) -> None:
         """The server ends: a transfer may still finish."""
@@ -91,11 +110,12 @@ class Relay:
         self.close(reset=True)
 
     def close(self, *, reset: bool) -> None:
+        self.place.leave()
         for stream in (self.accepted, self.dialled):
             stream.close(reset=reset)
         for direction in (self.up, self.down):
             direction.flow.release()
             del direction.relay  # else each would keep the other alive until the garbage collector comes
-        self.host.idle.cancel(self)
-        self.host.greetings.cancel(self)
+        for deadlines in (self.host.idle, self.host.half_closed, self.host.greetings):
+            deadlines.cancel(self)
         self.host.leave(self)

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 class Request:
     """A service (echo, bytes) is all request: what its opening returns goes back, as long as it is used."""
 
-    __slots__ = ("accepted", "deadline", "ended", "host", "session", "waiting")
+    __slots__ = ("accepted", "deadline", "ended", "host", "place", "session", "waiting")
 
     def __init__(self, host: EpollServer, accepted: Stream) -> None:
         self.host = host
         self.accepted = accepted
+        self.place = host.server.limits.claim(accepted.fd)
         self.session = host.server.service.new_session()
         self.deadline = time.monotonic() + host.handshakes.length
         self.ended = False  # the client has sent its FIN
@@ -100,7 +101,7 @@ class Request:
 
     def pass_on(self) -> None:
         self.accepted.read_stop()
-        dialling = Dialling(self.host, self.session, self.accepted)
+        dialling = Dialling(self.host, self.session, self.accepted, self.place)
         self.leave()
         dialling.start()
 
@@ -112,7 +113,8 @@ class Request:
         log.warning(f"handshake failed: {error}", peer_name(self.accepted.sock))
         try:
             self.accepted.say(self.session.answer(error))
-            self.host.server.drain.add(self.accepted.sock, self.deadline)
+            self.host.slot.drained()
+            self.host.server.drain.add(self.accepted.sock, self.deadline, self.place)
         except OSError as another:
             self.left(another)
         else:
@@ -136,6 +138,7 @@ class Request:
     def close(self) -> None:
         self.leave()
         self.session.opening.release()
+        self.place.leave()
         self.accepted.close()
 
     def leave(self) -> None:

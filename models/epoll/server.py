@@ -44,9 +44,11 @@ class EpollServer:
         self.talks = Deadlines(timers, timeouts.idle, Request.on_expired)
         self.greetings = Deadlines(timers, FIRST_PAYLOAD_WAIT, Relay.on_patience_over)
         self.idle = Deadlines(timers, timeouts.idle, Relay.on_idle)
+        self.half_closed = Deadlines(timers, timeouts.half_closed, Relay.on_half_closed_idle)
         self._pauses = Deadlines(timers, RESOURCE_PAUSE, Listener.listen)
         self._ticks: Deadlines[EpollServer] = Deadlines(timers, TICK, EpollServer.tick)
-        self._listeners = [Listener(self.loop, sock, self.on_connection) for sock in server.listeners]
+        take = server.accept.take
+        self._listeners = [Listener(self.loop, sock, self.on_connection, take) for sock in server.listeners]
         self.resolver = Resolver(server, self.watch)
 
     def run(self) -> None:
@@ -72,6 +74,7 @@ class EpollServer:
         timeouts = self.server.service.timeouts
         self.handshakes.length = timeouts.handshake
         self.talks.length = self.idle.length = timeouts.idle
+        self.half_closed.length = timeouts.half_closed
         self.connects.length = self.server.service.dial.timeout
 
     def stop(self) -> None:

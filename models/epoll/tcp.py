@@ -33,10 +33,14 @@ from tunnel.dial import Dial, SockAddr
 class Listener(Stream):
     """uv_tcp_t that listens."""
 
-    __slots__ = ("accepted_fd", "connection_cb")
+    __slots__ = ("accepted_fd", "connection_cb", "take")
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, connection_cb: Callable[[Listener, int], None]
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        connection_cb: Callable[[Listener, int], None],
+        take: Callable[[socket.socket], socket.socket] = lambda listener: listener.accept()[0],
     ) -> None:
         """`sock` is bound and listens already. What is watched, and closed, is a duplicate.
 
@@ -47,6 +51,7 @@ class Listener(Stream):
         self.sock.setblocking(False)
         self.cb = Listener.server_io
         self.connection_cb: Callable[[Listener, int], None] | None = connection_cb
+        self.take = take  # accept(2), or one that refuses some
         self.accepted_fd: socket.socket | None = None
 
     def listen(self) -> None:
@@ -57,7 +62,7 @@ class Listener(Stream):
     def server_io(self, _events: int) -> None:
         assert self.connection_cb
         try:
-            self.accepted_fd = accept_from(self.sock)
+            self.accepted_fd = self.take(self.sock)
         except BlockingIOError:
             return  # another process was faster, or the client has left (UNP 16.6)
         except OSError as error:

@@ -43,8 +43,8 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
 
 
-def command(*words: str, prefix: Sequence[str] = ()) -> list[str]:
-    return [*prefix, sys.executable, "-m", "tunnel", *words]
+def command(*words: str, prefix: Sequence[str] = (), python: str = sys.executable) -> list[str]:
+    return [*prefix, python, "-m", "tunnel", *words]
 
 
 class Ended(NamedTuple):
@@ -91,10 +91,11 @@ class Running:
         given: bytes = b"",
         listen: bool = True,
         env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         place = ("--listen", "127.0.0.1:0") if listen else ()
         self._process = subprocess.Popen(
-            command(*words, *place),
+            command(*words, *place, python=python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

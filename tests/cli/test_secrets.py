@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
+import signal
 import socket
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import pytest
 from models import MODELS
 from tests.cli.running import Running, Sealed, echo, private
 from tests.core import wire
+from tests.harness.tree import child_pids, is_alive, wait_until
 from tunnel.address import Address
-from tunnel.config import format_uri
+from tunnel.config import format_uri, secret_of
+from tunnel.session import ForwardSession, ServerSession
 
 PASSWORD = "s3cr3t-horse-battery"
 EVERY_MODEL = pytest.mark.parametrize("model", MODELS)
@@ -104,3 +109,48 @@ def test_a_password_is_in_no_output_however_much_is_logged(
     for spelt in spellings(server.method):
         assert spelt not in ended.out
         assert spelt not in ended.err
+
+
+@pytest.mark.parametrize("model", ["thread", "prefork"])
+def test_a_program_that_takes_over_is_told_no_secret_where_others_look(model: str) -> None:
+    """Also of a server whose password is in no file, so that the old program must tell the new one."""
+    uri = format_uri("aes-256-gcm", PASSWORD, Address("127.0.0.1", 9))
+    with Running("local", "--model", model, "--server", "-", given=uri.encode()) as client:
+        os.kill(client.pid, signal.SIGUSR2)
+        client.lines_until("new program is")
+        found = re.search(r"new program is (\d+)", client.err)
+        assert found
+        pid = int(found[1])
+        try:
+            assert_hidden(client, pid)
+            client.lines_until("stopped")
+            assert_hidden(client, pid, *child_pids(pid))
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not is_alive(pid), 5.0, "the new program ends when it is told to")
+    for spelt in spellings("aes-256-gcm"):
+        assert spelt not in client.err + client.out
+
+
+@pytest.mark.parametrize("model", [name for name, chosen in MODELS.items() if "fork" in chosen.copies])
+def test_a_child_that_copies_one_direction_hides_it_too(model: str, tmp_path: Path) -> None:
+    path = private(tmp_path / "password", PASSWORD)
+    words = ("--model", model, "--relay", "fork", "--password-file", path)
+    with echo() as port, Running("serve", *words) as server:
+        client = Sealed(server, PASSWORD, port)
+        client.send(b"hello")
+        assert client.socket.recv(1)
+        assert len(server.family()) > 1
+        assert_hidden(server, *server.family())
+        client.socket.close()
+
+
+def test_nothing_that_holds_a_secret_shows_it() -> None:
+    """In a traceback with locals, in a debugger's line, in an error that quotes what it got."""
+    secret = secret_of({"method": "aes-256-gcm", "password": PASSWORD}, "here")
+    session = ServerSession(secret)
+    seals = ForwardSession(secret, Address("example.com", 80))
+    shown = [repr(each) for each in (secret, session, session.up, session.down, seals, seals.up)]
+    for text in [*shown, str(secret), f"{secret}"]:
+        for spelt in spellings("aes-256-gcm"):
+            assert spelt not in text

@@ -88,6 +88,12 @@ def children(model: str, workers: int) -> int:
     return workers if chosen.master else 0
 
 
+def threads_of(model: str, workers: int) -> int:
+    """How many threads that gives, where the pool is threads."""
+    chosen = MODELS[model]
+    return workers if chosen.pool and not chosen.master and chosen.family == "blocking" else 0
+
+
 class Shared:
     """The server that checks share: one at a time, started anew if a check has hurt it."""
 
@@ -100,7 +106,8 @@ class Shared:
         if self._rig is None or self._key != (model, end) or not self._rig.tunnel.running:
             self.drop()
             flag, full = pool_of(model, WORKERS), children(model, WORKERS)
-            self._rig = Rig(self._directory, model, end, *flag, workers=full)
+            threads = threads_of(model, WORKERS)
+            self._rig = Rig(self._directory, model, end, *flag, workers=full, threads=threads)
             self._key = (model, end)
             self._rig.warm_up()
         return self._rig
@@ -138,6 +145,7 @@ def make_rig(model: str, end: str, tmp_path: Path) -> Iterator[MakeRig]:
     def make(*arguments: str, warm: bool = True, workers: int = WORKERS, **options: object) -> Rig:
         pool = pool_of(model, workers)
         options["workers"] = children(model, workers)
+        options["threads"] = threads_of(model, workers)
         rig = Rig(tmp_path, model, end, *pool, *arguments, **options)  # type: ignore[arg-type]
         made.append(rig)
         if warm:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import time
 
 import pytest
@@ -212,6 +213,24 @@ def test_every_failure_ends_at_the_same_deadline(make_rig: MakeRig) -> None:
         took = time.monotonic() - started
         assert HANDSHAKE * 0.9 < took < HANDSHAKE + 0.7, f"probe {number} ended after {took:.2f} s"
     rig.is_healthy()
+
+
+@pytest.mark.two_clients
+@pytest.mark.ends(SERVE)
+def test_time_of_the_close_does_not_tell_a_short_handshake_from_a_wrong_one(make_rig: MakeRig) -> None:
+    """Whoever blocks in recv wakes once a second; the drain, at the very deadline, between two of these."""
+    length = 1.3
+    rig = make_rig("--handshake-timeout", str(length))
+    probes = {begin(rig, random_bytes(size)).sock: time.monotonic() for size in (0, 20, 49, 221)}
+    took = []
+    while probes:
+        ready = select.select(probes, [], [], 2 * length)[0]
+        assert ready, "all are closed in time"
+        for sock in ready:
+            assert sock.recv(1) == b""
+            took.append(time.monotonic() - probes.pop(sock))
+    assert min(took) > 0.9 * length
+    assert max(took) - min(took) < 0.4, took
 
 
 @pytest.mark.two_clients

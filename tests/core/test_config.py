@@ -52,6 +52,8 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "timeout": SECONDS,
     "no_delay": ([True, False], [1, 0, "true", None, ""]),
     "nofile": ([16, 1024, 1048576, "4096"], [0, 15, -1, 1048577, "many", None, True]),
+    "user": (["nobody", "65534"], NO_TEXT),
+    "group": (["nogroup", "65534"], NO_TEXT),
     "mode": (["tcp_only", "tcp_and_udp"], ["udp_only", "TCP_ONLY", "", None, 5, []]),
     "listen": (
         ["127.0.0.1:80", "[::1]:80", "example.com:0", ["127.0.0.1:1", "[::1]:1"]],
@@ -80,6 +82,8 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
         [0, -1, 10_001, 1.5, "all", "", "8:2", "2:", ":2", "0:4", "2:10001", "1:2:3", None, False, []],
     ),
     "max_requests": ([1, 1000, 2**31, "50"], [0, -1, 1.5, 2**31 + 1, "many", "", None, True, []]),
+    "max_connections": ([1, 64, 65536, "50"], [0, -1, 1.5, 65537, "many", "", None, True, []]),
+    "max_per_source": ([1, 64, 65536, "50"], [0, -1, 1.5, 65537, "many", "", None, True, []]),
     "heartbeat": ([2, 30, 2.5, "60", 1e6], [1, 1.9, 0, -1, "", "soon", True, None, [], 1e7, "nan"]),
     "relay": (["poll", "threads", "fork"], ["thread", "POLL", "", None, 5, []]),
     "service": (["tunnel", "echo", "bytes", "relay"], ["discard", "ECHO", "", None, 7, []]),
@@ -88,10 +92,15 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "backlog": ([1, 1024, 65535, "128"], [0, 65536, "long", None, True]),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
+    "half_closed_timeout": SECONDS,
     "grace": SECONDS,
     "allow": (
         ["10.0.0.0/8", "fd00::/8", "127.0.0.1", ["10.0.0.0/8", "192.168.0.0/16"]],
         ["", "banana", "10.0.0.0/33", ["10.0.0.0/8", "x"], [], 5, None],
+    ),
+    "deny": (
+        ["10.0.0.0/8", "*.example.com", "host.example.com", ["*", "0.0.0.0/0", "::/0"]],
+        ["", "banana", "*.*", "a..b", "::ffff:10.0.0.0/104", ["x"], [], 5, None],
     ),
     "log_level": (["debug", "info", "warning", "error"], ["loud", "INFO", "", 1, None]),
     "log_format": (["text", "json"], ["xml", "", None, True]),
@@ -125,7 +134,7 @@ def test_a_good_value_is_taken(name: str, value: Any, write: Any) -> None:
     values, warnings = read_file(write({name: value}))
     assert list(values) == [name]
     assert warnings == []
-    if name not in ("server", "listen", "target", "allow", "workers"):
+    if name not in ("server", "listen", "target", "allow", "deny", "workers"):
         assert values[name] == (type(values[name])(value) if isinstance(value, str) else value)
 
 

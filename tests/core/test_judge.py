@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.errors import ConfigError
-from tunnel.judge import Judge, parse_range
+from tunnel.judge import Judge, parse_range, parse_rule
 
 CLOSED = {
     "loopback": ["127.0.0.1", "127.255.255.254", "::1"],
@@ -156,3 +156,105 @@ def test_an_address_that_the_machine_gets_later_is_closed_from_then_on() -> None
     assert not judge.allows("93.184.216.34")
     own.clear()
     assert judge.allows("93.184.216.34")
+
+
+# --deny, and what of several rules decides
+
+
+def judge(allow: str = "", deny: str = "", trusts: bool = False) -> Judge:
+    return Judge(allow.split(), nobodys, deny.split(), trusts=trusts)
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "literal", "verdict"),
+    [
+        ("", "8.8.8.0/24", "8.8.8.8", False),
+        ("", "8.8.8.0/24", "8.8.4.4", True),
+        ("", "8.8.8.0/24", "::ffff:8.8.8.8", False),
+        ("", "8.8.8.0/24", "64:ff9b::8.8.8.8", False),
+        ("", "2606:4700::/32", "2606:4700::1", False),
+        ("10.0.0.0/8", "10.0.0.5", "10.0.0.5", False),
+        ("10.0.0.0/8", "10.0.0.5", "10.0.0.6", True),
+        ("10.1.0.0/16", "10.0.0.0/8", "10.1.2.3", True),
+        ("10.1.0.0/16", "10.0.0.0/8", "10.2.0.1", False),
+        ("10.0.0.0/8", "10.0.0.0/8", "10.0.0.1", False),
+        ("10.1.0.0/16", "0.0.0.0/0", "10.1.2.3", True),
+        ("10.1.0.0/16", "0.0.0.0/0", "8.8.8.8", False),
+        ("10.1.0.0/16", "0.0.0.0/0", "2606:4700::1", True),
+        ("", "0.0.0.0/0 ::/0", "2606:4700::1", False),
+    ],
+)
+def test_the_narrowest_range_decides_and_between_equals_deny(
+    allow: str, deny: str, literal: str, verdict: bool
+) -> None:
+    assert judge(allow, deny).allows(literal) is verdict
+
+
+def test_this_machines_own_users_go_anywhere_but_where_it_is_denied() -> None:
+    trusting = judge("", "127.0.0.0/8 10.0.0.0/8", trusts=True)
+    assert not trusting.allows("127.0.0.1")
+    assert not trusting.allows("10.0.0.1")
+    assert trusting.allows("192.168.0.1")
+    assert trusting.allows("8.8.8.8")
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "name", "verdict"),
+    [
+        ("", "", "example.com", None),
+        ("", "8.8.8.8", "example.com", None),
+        ("", "example.com", "example.com", False),
+        ("", "example.com", "EXAMPLE.com.", False),
+        ("", "Example.COM.", "example.com", False),
+        ("", "example.com", "www.example.com", None),
+        ("", "example.com", "example.com.evil.net", None),
+        ("", "*.example.com", "www.example.com", False),
+        ("", "*.example.com", "a.b.example.com", False),
+        ("", "*.example.com", "example.com", None),
+        ("", "*.example.com", "notexample.com", None),
+        ("", "*.com", "example.com", False),
+        ("", "*", "example.com", False),
+        ("", "*", "localhost", False),
+        ("www.example.com", "*.example.com", "www.example.com", True),
+        ("www.example.com", "*.example.com", "ftp.example.com", False),
+        ("*.example.com", "www.example.com", "www.example.com", False),
+        ("*.example.com", "*", "www.example.com", True),
+        ("*.example.com", "*.example.com", "www.example.com", False),
+        ("", "bücher.example", "BÜCHER.example", False),
+        ("", "bücher.example", "xn--bcher-kva.example", False),
+        ("", "*.example.com", "a" * 70 + ".example.com", False),
+    ],
+)
+def test_the_longest_pattern_decides_and_between_equals_deny(
+    allow: str, deny: str, name: str, verdict: bool | None
+) -> None:
+    assert judge(allow, deny).allows_name(name) is verdict
+
+
+def test_addresses_of_an_allowed_name_are_open_but_for_denied_ranges() -> None:
+    by_name = judge("*.example.com", "169.254.0.0/16 0.0.0.0/0")
+    assert by_name.allows_as_named("10.0.0.1")
+    assert by_name.allows_as_named("8.8.8.8"), "a range of everything decides when nothing else does"
+    assert not by_name.allows_as_named("169.254.169.254")
+    assert not by_name.allows_as_named("::ffff:169.254.169.254")
+    assert not by_name.allows("8.8.8.8")
+
+
+@pytest.mark.parametrize(
+    "text", ["*.*", "a..b", "*.", "*example.com", "www.*.com", "a b.com", "-a.com", "a-.com", "x/y.com"]
+)
+def test_a_pattern_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a range such as .*names such as"):
+        parse_rule(text)
+
+
+@pytest.mark.parametrize("text", ["::ffff:10.0.0.0/104", "64:ff9b::/96", "2002:a00::/24", "::ffff:127.0.0.1"])
+def test_a_range_that_would_match_nothing_is_an_error(text: str) -> None:
+    """Such addresses are judged as the IPv4 address that they carry."""
+    with pytest.raises(ConfigError, match="is a range of IPv4 in IPv6"):
+        Judge([], nobodys, [text])
+
+
+@given(st.text(max_size=40), st.sampled_from(["*.example.com", "example.com", "*"]))
+def test_no_name_is_too_odd_to_be_judged(name: str, pattern: str) -> None:
+    assert judge("", pattern).allows_name(name) in (None, False)

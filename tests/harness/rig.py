@@ -54,12 +54,14 @@ class Rig:
         server: Place | None = None,
         resolves: bool = False,
         workers: int = 0,
+        threads: int = 0,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
         self.model, self.end, self.credentials = model, end, credentials
         self._resolves = resolves
         self.workers = workers  # of its pool, all of which belong to the baseline
+        self._threads = threads  # the same, of a pool of threads
         self._opened: list[Stream] = []
         family = socket.AF_INET6 if ":" in far_host else socket.AF_INET
         self.listener = socket.socket(family)
@@ -193,6 +195,8 @@ class Rig:
         """One transfer, and then what the server holds is its baseline."""
         full = self.workers
         wait_until(lambda: not full or len(child_pids(self.pid)) == full, 5.0, "the pool is full")
+        threads = self._threads
+        wait_until(lambda: not threads or holdings(self.pid).threads > threads, 5.0, "all threads run")
         self.transfer()
         self.baseline = self.steady(processes=1 + self.workers)
 

@@ -34,7 +34,7 @@ class Stage:
         service = Service(
             new_session=new_session,
             dial=Dial(),
-            timeouts=Timeouts(handshake=10.0, idle=10.0),
+            timeouts=Timeouts(handshake=10.0, idle=10.0, half_closed=10.0),
             rehearsal=Rehearsal(
                 lambda _: b"question", lambda: b"answer", lambda server: Dial(servers=[server])
             ),

@@ -10,6 +10,7 @@ import pytest
 from models._bare_thread import BareThread
 from models._copy import Link, copy_by_threads
 from models._scoreboard import Scoreboard
+from models._server import Timeouts
 from tunnel.address import Address
 from tunnel.services import Plain, RelaySession
 
@@ -77,7 +78,7 @@ def test_direction_that_waits_owns_no_buffer(monkeypatch: pytest.MonkeyPatch) ->
     dialled, target = socket.socketpair()
     session = RelaySession(Address("192.0.2.1", 9))
     session.up, session.down = up, down = Watched(), Watched()
-    link = Link(session, accepted, dialled, 60.0, Scoreboard("thread", "relay").take())
+    link = Link(session, accepted, dialled, Timeouts(60.0, 60.0, 60.0), Scoreboard("thread", "relay").take())
     copying = BareThread()
     with client, accepted, dialled, target:
         for end in (client, target):

@@ -1,0 +1,149 @@
+"""The drain itself: its deadline, its cap, the places that it gives back. From outside: tests/conformance."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.tree import wait_until
+from tunnel.drain import Drain
+
+SOON = 0.2  # seconds
+
+
+class Place:
+    """Counts who has it."""
+
+    def __init__(self) -> None:
+        self.kept = self.left = 0
+
+    def keep(self) -> Place:
+        self.kept += 1
+        return self
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+class Clients:
+    """Connections to a listener of ours, from any address of this machine."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.sockets: list[socket.socket] = []
+
+    def connect(
+        self, drain: Drain, host: str = "127.0.0.1", seconds: float = 60.0
+    ) -> tuple[socket.socket, Place]:
+        """A client that the drain has; what was accepted is closed here, as a worker does."""
+        near = socket.create_connection(self.listener.getsockname(), 5.0, (host, 0))
+        self.sockets.append(near)
+        place = Place()
+        with self.listener.accept()[0] as accepted:
+            drain.add(accepted, time.monotonic() + seconds, place)
+        return near, place
+
+
+@pytest.fixture
+def clients() -> Iterator[Clients]:
+    clients = Clients()
+    yield clients
+    for sock in (clients.listener, *clients.sockets):
+        sock.close()
+
+
+def is_open(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return bool(sock.recv(1))
+    except BlockingIOError:
+        return True
+    finally:
+        sock.settimeout(5.0)
+
+
+def test_each_is_closed_by_fin_at_its_own_deadline_whatever_it_sends(clients: Clients) -> None:
+    drain = Drain()
+    started = time.monotonic()
+    late, _ = clients.connect(drain, seconds=3 * SOON)
+    near, place = clients.connect(drain, seconds=SOON)  # the one that is added later ends sooner
+    near.sendall(bytes(200_000))
+    assert near.recv(1) == b""
+    assert SOON <= time.monotonic() - started < 3 * SOON
+    assert place.left == 1
+    assert is_open(late)
+    assert late.recv(1) == b""
+    assert time.monotonic() - started >= 3 * SOON
+    assert len(drain) == 0
+
+
+def test_whoever_ends_first_is_let_go_at_once(clients: Clients) -> None:
+    drain = Drain()
+    near, place = clients.connect(drain)
+    near.sendall(b"late data")
+    near.shutdown(socket.SHUT_WR)
+    assert near.recv(1) == b""
+    wait_until(lambda: (place.kept, place.left, len(drain)) == (1, 1, 0), 2.0, "its place is given back")
+
+
+def test_beyond_the_cap_the_source_that_has_most_loses_what_is_next_to_its_end(clients: Clients) -> None:
+    drain = Drain(capacity=5)
+    other, _ = clients.connect(drain, "127.0.0.9", seconds=20)
+    many = [clients.connect(drain, seconds=seconds) for seconds in (50, 30, 40, 60)]
+    for loser in (1, 2, 0):
+        newcomer, _ = clients.connect(drain)
+        near, place = many[loser]
+        assert near.recv(1) == b"", "FIN, as at its deadline"
+        assert place.left == 1
+        assert is_open(newcomer)
+        assert len(drain) == 5
+    assert is_open(other), "others lose nothing by it"
+
+
+def test_without_a_descriptor_somebody_makes_room(clients: Clients) -> None:
+    drain = Drain()
+    first, place = clients.connect(drain)
+    near = socket.create_connection(clients.listener.getsockname(), 5.0)
+    clients.sockets.append(near)
+    accepted = clients.listener.accept()[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+    try:
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            drain.add(accepted, time.monotonic() + 60, Place())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+        accepted.close()
+    assert first.recv(1) == b""
+    assert place.left == 1
+    assert is_open(near)
+
+
+def test_place_of_a_connection_that_cannot_be_drained_stays_with_its_worker() -> None:
+    drain, place = Drain(), Place()
+    gone = socket.socket()
+    gone.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        drain.add(gone, time.monotonic() + 60, place)
+    assert (place.kept, place.left) == (0, 0)
+
+
+def test_process_that_has_nothing_else_to_do_drains_by_itself(clients: Clients) -> None:
+    drain = Drain(in_thread=False)
+    near, place = clients.connect(drain, seconds=SOON)
+    near.sendall(b"late data")
+    drain.finish()
+    assert near.recv(1) == b""
+    assert (len(drain), place.left) == (0, 1)
