@@ -132,13 +132,13 @@ def take_bare_fork(sample: Sample, settings: Settings, bench: Bench, interrupt: 
     row, place = ROWS[BARE_FORK], bench.address
     with servers.start(row, settings.method, bench.cores.server, interrupt, address=place) as server:
         tree.settle(interrupt, server.pid)
-        with socket.create_connection((place, server.port)):
-            deadline = time.monotonic() + ANSWER
-            while not server.ended() and time.monotonic() < deadline:
-                interrupt.wait(None, servers.LOOKS)
         try:
+            with socket.create_connection((place, server.port)):
+                deadline = time.monotonic() + ANSWER
+                while not server.ended() and time.monotonic() < deadline:
+                    interrupt.wait(None, servers.LOOKS)
             sample.figures = json.loads(server.log()[-1])
-        except (ValueError, IndexError):
+        except (ConnectionError, ValueError, IndexError):
             raise ServerFailed(f"{row.name} forked nothing: {server.last_words()}") from None
 
 
