@@ -60,6 +60,8 @@ MASTER_SIGNALS = {
     signal.SIGUSR1,
     signal.SIGUSR2,
 }
+# Blocked while a child is made: who ends all children, or counts one as ended, must know of every one.
+FORKING = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM}
 TICK = 1.0  # seconds between looks at the scoreboard while there is anything to look for
 RETIRE_EVERY = 5.0  # seconds; one worker too many is sent home each time
 YOUNG = 2.0  # seconds; who dies before is replaced after a pause
@@ -133,27 +135,18 @@ class Children:
         self._scoreboard = server.scoreboard
         self._limits = server.limits
         self._slots: dict[int, Slot] = {}  # by pid
-        self._early: set[int] = set()  # reaped before `started` was told of them
         server.stop.children = self._slots.keys()
 
     def started(self, pid: int, slot: Slot) -> None:
-        """A child that serves; it may have ended, and been reaped, before this is called."""
+        """A child that serves. It is known before a signal can be about it: see FORKING."""
         self._slots[pid] = slot
-        if pid in self._early:
-            self._early.discard(pid)
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # the totals have one writer at a time
-            self._end(pid)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def reap(self, _number: int, _frame: FrameType | None) -> None:
         """The SIGCHLD handler. One signal may stand for many children (UNP 5.10)."""
         # fig: SIGCHLD handler
         for pid, status in iter(reap_one, NOBODY):
-            if pid in self._slots:
-                self._end(pid)
-            else:
-                self._early.add(pid)
-            if status and not self._stop.requested:
+            served = self._end(pid)
+            if served and status and not self._stop.requested:
                 log.warning(f"child {pid} {how_it_ended(status)}: so has its client")
         # end fig
 
@@ -165,10 +158,13 @@ class Children:
         while self._slots:
             self._end(os.wait()[0])
 
-    def _end(self, pid: int) -> None:
-        if slot := self._slots.pop(pid, None):
+    def _end(self, pid: int) -> bool:
+        """False if it was not one of them: the new program that SIGUSR2 started, and that failed."""
+        slot = self._slots.pop(pid, None)
+        if slot:
             self._scoreboard.give_back(slot)
             self._limits.bury(pid)
+        return slot is not None
 
 
 class Worker:

@@ -23,7 +23,7 @@ import os
 import signal
 import socket
 
-from models._master import Children, run_child
+from models._master import FORKING, Children, run_child
 from models._pump import serve_client
 from models._rehearsal import rehearse
 from models._scoreboard import Slot
@@ -43,6 +43,7 @@ def serve(server: Server) -> None:
     # fig: accept loop
     while accepted := server.accept(own):
         slot = server.scoreboard.take()
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORKING)
         try:
             pid = os.fork()
         except OSError as error:
@@ -54,12 +55,14 @@ def serve(server: Server) -> None:
                 run_child(serve_in_child, server, slot, accepted)
             server.limits.give(accepted.fileno(), pid)
             children.started(pid, slot)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORKING)
         accepted.close()
     # end fig
     children.wait()
 
 
 def serve_in_child(server: Server, slot: Slot, accepted: socket.socket) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORKING)
     for listener in server.listeners:
         listener.close()
     slot.own()

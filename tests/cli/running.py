@@ -153,6 +153,10 @@ class Running:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> Ended:
         self._process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> Ended:
+        """Waits until it has, and with it everybody who could still write to its standard error."""
         out, err = self._process.communicate(timeout=WATCHDOG)
         self.out += out.decode()
         self.err += err.decode()

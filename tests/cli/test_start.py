@@ -417,6 +417,38 @@ def test_ctrl_c_ends_at_once_and_without_a_traceback(model: str, password_file: 
     assert not [pid for pid in family if Path(f"/proc/{pid}/exe").exists()], "a child was left"
 
 
+# Run by Python first, where it is on the path: from the moment that the file is there, Ctrl-C strikes between
+# the return of fork in the parent and whatever the parent does next.
+STRIKES = """
+import os, signal
+fork = os.fork
+def struck():
+    pid = fork()
+    if pid and os.path.exists({armed!r}):
+        os.kill(os.getpid(), signal.SIGINT)
+    return pid
+os.fork = struck
+"""
+
+
+def test_ctrl_c_in_the_moment_of_a_fork_leaves_no_child(tmp_path: Path, password_file: str) -> None:
+    armed = tmp_path / "armed"
+    (tmp_path / "sitecustomize.py").write_text(STRIKES.format(armed=str(armed)))
+    words = ("serve", "--model", "fork", "--password-file", password_file)
+    with (
+        echo() as port,
+        Running(*words, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server,
+    ):
+        assert round_trip(server, PASSWORD), "the rehearsal is over"
+        armed.touch()
+        client = Sealed(server, PASSWORD, port)
+        with client.socket:
+            client.send(b"hello")
+            ended = server.ended()
+    assert ended.code == -signal.SIGINT
+    assert "Traceback" not in ended.err
+
+
 @pytest.mark.parametrize(
     "words", [["local", "--server"], ["serve", "--password-file"], ["serve", "--config"]]
 )

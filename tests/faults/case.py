@@ -23,7 +23,7 @@ from tests.faults.peers import PeerRig
 from tests.faults.rows import PEERS, POOLS_OF_THREADS
 from tests.harness.process import Tunnel
 from tests.harness.rig import SERVE, Rig
-from tests.harness.tree import holdings, is_alive, private_memory, wait_until
+from tests.harness.tree import holdings, is_alive, memory, wait_until
 
 # Bytes that a server's own memory may have grown by: Python's slack, buffers of transfers. Not the memory
 # of salts, which is shared, and fills up to 32 MiB.
@@ -49,7 +49,7 @@ class Watched:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.lines = len(rig.tunnel.lines)
-        self.memory = private_memory(rig.pid)
+        self.memory = memory(rig.pid)
         self.said: list[Said] = []
         self.gone = False
         self.healthy = True
@@ -69,7 +69,7 @@ class Watched:
             rig.transfer()
             rig.settles()
             now = holdings(rig.pid)
-            grown = private_memory(rig.pid) - self.memory
+            grown = memory(rig.pid) - self.memory
             most = GROWTH + GROWTH_EACH * now.processes
             assert grown < most, f"{grown / 1e6:.1f} MB more than before"
             rig.idles(WINDOW)
@@ -198,7 +198,7 @@ class Case:
 
     def measure_again(self) -> None:
         """What went before was still the server getting warm."""
-        self._watched[-1].memory = private_memory(self._watched[-1].rig.pid)
+        self._watched[-1].memory = memory(self._watched[-1].rig.pid)
 
     def gone(self) -> None:
         """The server under test has ended, as it should."""

@@ -92,18 +92,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> int:
-    """PSS of the tree in bytes: what is shared counts once."""
-    total = 0
-    for process in members(pid):
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return total
+    """Anonymous memory of the tree in bytes; what is shared counts once.
 
-
-def private_memory(pid: int) -> int:
-    """Anonymous memory of the tree in bytes, what is shared counts once: without files and shared memory."""
+    Without files: what a library's pages count for changes whenever another server starts or ends.
+    """
     total = 0
     for process in members(pid):
         with contextlib.suppress(OSError), open(f"/proc/{process.pid}/smaps_rollup") as file:
