@@ -13,7 +13,7 @@
     crowd     N short connections in all, several at once: UNP's client of chapter 30
     close     all connections
 
-client.py has one blocking connection, for loads of one client; drive.py an epoll loop, for many.
+client.py has one blocking connection, for loads of one client; drive.py an epoll loop, for many (stream.py).
 Rules: one connection at a time unless its line says otherwise, since `iterative` has no more. Every byte
 that comes back is compared. A failure of a server is an answer, {"error": ...}, and not the end of
 the generator. It ends when its standard input does.
@@ -31,7 +31,8 @@ from collections.abc import Callable
 from typing import Any
 
 from compare.client import Connection, Endpoint, Failed
-from compare.drive import Driver, Shape, prepare, prepare_line
+from compare.drive import Driver
+from compare.stream import Shape, prepare, prepare_line
 from compare.exchange import CHUNK
 from compare.stats import percentile
 from tunnel.address import Address

@@ -31,7 +31,7 @@ from compare.report.parts import (
     number,
 )
 from compare.servers import LIBEV
-from compare.stats import BETTER, SAME, WORSE, percentile, verdict
+from compare.stats import BETTER, SAME, WORSE, verdict
 
 COLUMNS = (  # metric, heading on two lines
     ("up_cpu", "CPU-s/GB\nup"),
@@ -56,17 +56,17 @@ def summary(analysis: Analysis) -> Table:
     overall = analysis.overall
     ranked = overall.ranks if overall else {}
     loaded = latency.equal_load(analysis)
-    at_load = loaded.samples if loaded and loaded.load else {}
+    at_load = loaded if loaded and loaded.load else None
     rows = []
     for row in by_rank(analysis):
         cells = [row, str(ranked.get(row, NOTHING)), *(cell(analysis, key, row) for key, _ in columns)]
         if at_load:
-            waits = [percentile(s.latency_us, 0.99) for s in at_load.get(row, ()) if s.latency_us]
-            cells.append(number(sorted(waits)[len(waits) // 2], 0) if waits else NOTHING)
+            wait = analysis.estimate(at_load.p99, row, at_load.load)
+            cells.append(number(wait.value, 0) if wait else NOTHING)
         rows.append(cells)
     headers = ["", "rank", *(heading for _, heading in columns)]
-    if at_load and loaded and loaded.load:
-        headers.append(f"p99 us at\n{loaded.load:,.0f}/s")
+    if at_load:
+        headers.append(f"p99 us at\n{at_load.load:,.0f}/s")
     headline = ", ".join(
         f"{m.title.replace('CPU ', '')} {m.unit}" for m in HEADLINES if m in analysis.metrics
     )
