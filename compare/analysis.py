@@ -213,6 +213,7 @@ METRICS = {
         Metric("concurrency_rate", "concurrency", "rate", "MB/s", rate("bytes", MB), 0, True, True),
         Metric("concurrency_p99", "concurrency", "p99", "us", latency(0.99)),
         Metric("concurrency_cpu", "concurrency", "CPU", "CPU-s/GB", per_gb("cpu"), 3),
+        Metric("idle_held", "idle", "held", "MB PSS", megabytes("pss"), 1),
         Metric("idle_each", "idle", "each", "KB/connection", idle_kb, 1),
         Metric("idle_beyond", "idle", "without stacks", "KB/connection", beyond_stacks_kb, 1),
         Metric("idle_first", "idle", "first byte", "us", figure("first_us")),
@@ -326,7 +327,11 @@ class Analysis:
         """What held this throughput back in most samples, if it was not the server."""
         if not metric.throughput or row == DIRECT:
             return None
-        samples = self.valid(row, metric.scenario, point)
+        return self.held_back(row, metric.scenario, point)
+
+    def held_back(self, row: str, scenario: str, point: float | None = None) -> str | None:
+        """What other than the server was the limit in most samples."""
+        samples = self.valid(row, scenario, point)
         reasons = Counter(sample.limited for sample in samples if sample.limited)
         return reasons.most_common(1)[0][0] if 2 * reasons.total() > len(samples) else None
 

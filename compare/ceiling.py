@@ -21,7 +21,7 @@ from tabulate import tabulate
 from compare.bench import Bench
 from compare.interrupt import Interrupt
 from compare.plan import SCENARIOS, Planned
-from compare.sample import take
+from compare.sample import load_side, take
 from compare.schema import Sample, Settings
 from compare.servers import NULL, ROWS
 
@@ -78,7 +78,6 @@ def ceilings(
         ]
         valid = [sample for sample in others if "cpu" in sample.figures]
         best = max(valid, key=rate, default=None)
-        shared = bench.cores.generator == bench.cores.target
         measured = "wall" in null.figures
         yield Line(
             scenario,
@@ -89,7 +88,7 @@ def ceilings(
             amount(null) / null.figures["generator_cpu"] if measured else None,
             best.row if best else None,
             rate(best) if best else None,
-            amount(best) / load_cpu(best, shared) if best else None,
+            amount(best) / cpu_of_load(best, bench) if best else None,
         )
 
 
@@ -124,9 +123,9 @@ def rate(sample: Sample) -> float:
     return amount(sample) / sample.figures["wall"]
 
 
-def load_cpu(sample: Sample, shared: bool) -> float:
-    generator, target = sample.figures["generator_cpu"], sample.figures["target_cpu"]
-    return generator + target if shared else max(generator, target)
+def cpu_of_load(sample: Sample, bench: Bench) -> float:
+    """CPU seconds of the generator, and of the target where it has the same core."""
+    return load_side(bench, sample.figures["generator_cpu"], sample.figures["target_cpu"])
 
 
 def table(lines: Sequence[Line]) -> str:

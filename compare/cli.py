@@ -24,31 +24,40 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import IPv4Address
-from typing import Any, NoReturn
 
 from compare import diff, export, goals, peers, report, schema
-from compare.analysis import METRICS, Analysis
+from compare.analysis import Analysis
 from compare.bench import BenchFailed
 from compare.ceiling import CONTENDERS, print_ceilings
 from compare.cluster import Cluster, ClusterFailed
 from compare.history import FILE, FOLDER, Unreadable, listing, locate, read
 from compare.interrupt import Interrupt, Interrupted
-from compare.plan import FEW, LOCAL_ONES, QUICK, QUICK_MOST, SCENARIOS, make_plan
+from compare.markers import GOALS, SUMMARY, refreshed
+from compare.options import build_parser, complete_paths
+from compare.plan import (
+    DURATION,
+    FEW,
+    LOCAL_ONES,
+    QUICK,
+    QUICK_DURATION,
+    QUICK_MOST,
+    QUICK_ROUNDS,
+    ROUNDS,
+    SCENARIOS,
+    make_plan,
+)
+from compare.report.overview import short_summary
+from compare.report.text import framed
 from compare.run import INTERRUPTED, begun, chosen_rows, run
 from compare.schema import Result
-from compare.servers import AEAD, AGAIN, BARE_FORK, DIRECT, FORK, LOOPBACK, RELAY, ROWS
+from compare.servers import AEAD, AGAIN, BARE_FORK, DIRECT, FORK, RELAY, ROWS
 from models import MODELS
-from tunnel._version import __version__
-from tunnel.cli import Parser
 from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
-from tunnel.keys import DEFAULT_METHOD, METHODS
+from tunnel.keys import DEFAULT_METHOD
 
 GOALS_FILE = "goals.md"
 EX_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -56,331 +65,12 @@ EX_FAILED = 1  # a condition of `compare diff --fail-if` holds
 
 ENDLESS = 100_000  # characters in a line of a file
 
-ROUNDS, DURATION = 5, 0.8
-QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 BY_QUICK = "no part of a first impression; compare run --scenarios NAME"
 FRESH = (  # flags of `compare run` that a run which goes on has been given already
-    *("--end", "--models", "--scenarios", "--no-peers", "--no-baselines", "--null", "--no-null"),
-    *("--quick", "--rounds", "--duration", "--seed", "--out"),
+    *("--end", "--models", "--scenarios", "--method", "--no-peers", "--no-baselines", "--null"),
+    *("--no-null", "--quick", "--rounds", "--duration", "--seed", "--out"),
 )
 NO_POOL = "the scenario children is for models with a pool"
-
-
-class CommandParser(Parser):
-    """A command's parser: says itself what it does not know, since it knows what was meant."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return parsed, unknown
-
-    def error(self, message: str) -> NoReturn:
-        if "did you mean" not in message:
-            super().error(message)
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def chosen(known: Mapping[str, object], what: str) -> Callable[[str], list[str]]:
-    """An argparse type: names from `known`, separated by commas."""
-
-    def parse(value: str) -> list[str]:
-        found = [name.strip() for name in value.split(",") if name.strip()]
-        for name in found:
-            if name not in known:
-                close = get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]}? " if close else ""
-                expected = f"{hint}expected some of {','.join(known)}"
-                raise argparse.ArgumentTypeError(f"{what} {name!r} does not exist: {expected}")
-        if not found:
-            raise argparse.ArgumentTypeError(f"no {what} named: expected some of {','.join(known)}")
-        return list(dict.fromkeys(found))
-
-    return parse
-
-
-def condition(value: str) -> diff.Condition:
-    try:
-        return diff.condition(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def own_address(value: str) -> str:
-    """An argparse type: an IPv4 address that can be listened on here."""
-    try:
-        IPv4Address(value)
-        with socket.create_server((value, 0)):
-            return value
-    except (ValueError, OSError):
-        expected = "expected an IPv4 address of this machine"
-        raise argparse.ArgumentTypeError(f"{value!r}: {expected}") from None
-
-
-def at_least(low: float, kind: Callable[[str], float], expected: str) -> Callable[[str], float]:
-    def parse(value: str) -> float:
-        try:
-            parsed = kind(value)
-        except ValueError:
-            parsed = low - 1
-        if not low <= parsed <= 1e6:
-            raise argparse.ArgumentTypeError(f"{value!r}: expected {expected}")
-        return parsed
-
-    return parse
-
-
-def build_parser() -> Parser:
-    parser = Parser(
-        prog="compare",
-        description="Compare the tunnel's server models on this machine.",
-        epilog="Start with `compare run --quick`.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"compare {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
-    run_parser = commands.add_parser(
-        "run",
-        help="measure, and write a report",
-        description="Start each model's server, load it, and write result.json, report.md and report.html.",
-        allow_abbrev=False,
-    )
-    add_run(run_parser)
-    add_report(commands)
-    add_diff(commands)
-    add_list(commands)
-    add_export(commands)
-    add_bench(commands)
-    add_goals(commands)
-    commands.add_parser(
-        "peers",
-        help="list the servers of others that can be measured too",
-        description="Show which servers of others are on PATH, and how to get the rest.",
-        allow_abbrev=False,
-    )
-    commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
-    ceiling_parser = commands.add_parser(
-        "ceiling",
-        help="how fast the load generator itself is",
-        description="Load a server that costs next to nothing, then some models, and print both.",
-        allow_abbrev=False,
-    )
-    add_ceiling(ceiling_parser)
-    completion = commands.add_parser(
-        "completion",
-        help="print a completion script for your shell",
-        description='Try: eval "$(compare completion bash)"',
-        allow_abbrev=False,
-    )
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    return parser
-
-
-def add_report(commands: Any) -> None:
-    parser = commands.add_parser(
-        "report",
-        help="make a result's reports again",
-        description="Write report.md and report.html from a result.json, and print the tables.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("result", metavar="RESULT", help="a result.json, or the folder that it lies in")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: beside the result)")
-
-
-def add_diff(commands: Any) -> None:
-    parser = commands.add_parser(
-        "diff",
-        help="say what differs between two results",
-        description="Say for each row and figure whether B is better than A, worse, or no different.",
-        epilog=f"Exit code 1: a condition of --fail-if holds. Metrics: {', '.join(METRICS)}.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("before", metavar="A", help="a result.json, or the folder that it lies in")
-    parser.add_argument("after", metavar="B", help="another one")
-    parser.add_argument("--all", action="store_true", help="show what is no different, too")
-    parser.add_argument("--json", action="store_true", help="as JSON, all of it")
-    parser.add_argument(
-        "--fail-if",
-        metavar="CONDITION",
-        action="append",
-        default=[],
-        type=condition,
-        help="worse (some CPU figure is), or ROW.METRIC>N%%, such as prefork.up_cpu>5%% or, at a point,"
-        " prefork.load_p99@2000>10%%: more than the noise, and more than that; may be repeated",
-    )
-
-
-def add_list(commands: Any) -> None:
-    parser = commands.add_parser(
-        "list",
-        help="list the results that are there",
-        description="List the results in a folder, the oldest first.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", metavar="DIR", nargs="?", default=FOLDER, help=f"default: {FOLDER}")
-
-
-def add_export(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="write a result for other programs",
-        description="Write a result as CSV, or as JSON for pyperf.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("result", metavar="RESULT", help="a result.json, or the folder that it lies in")
-    kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--csv", metavar="FILE", help="a line for each sample and figure; - is standard output")
-    kind.add_argument(
-        "--pyperf", metavar="FILE", help="times and memory, a run for each sample; - is standard output"
-    )
-
-
-def add_bench(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="measure what the goals for speed ask",
-        description="Measure servers and clients beside libev, go and rust, and say which goals for speed"
-        f" are met. {goals.ROUNDS} rounds take under 20 minutes.",
-        epilog="docs/performance.md says what each goal is.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--models",
-        metavar="A,B",
-        type=chosen(MODELS, "model"),
-        help="default: all that can run here; with fewer the best of these is the best model",
-    )
-    add_length(parser, goals.ROUNDS, goals.DURATION)
-    place = f"{FOLDER}/bench- and the time"
-    parser.add_argument("--out", metavar="DIR", help=f"where to write (default: {place})")
-    add_into(parser)
-
-
-def add_goals(commands: Any) -> None:
-    parser = commands.add_parser(
-        "goals",
-        help="say which goals for speed a result meets",
-        description="Say for each goal for speed whether these results meet it.",
-        epilog="docs/performance.md says what each goal is.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "results",
-        metavar="RESULT",
-        nargs="+",
-        help="of `compare bench`: its folder; or a result.json of servers, one of clients, or both",
-    )
-    parser.add_argument("--markdown", action="store_true", help="as Markdown")
-    add_into(parser)
-
-
-def add_into(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--into",
-        metavar="FILE",
-        help=f"put it into that Markdown file as well, between the lines {goals.BEGIN} and {goals.END}",
-    )
-
-
-def add_length(parser: Any, rounds: int, duration: float, more: str = "") -> None:
-    parser.add_argument(
-        "--rounds",
-        metavar="N",
-        type=at_least(1, int, "a whole number from 1"),
-        help=f"samples of each figure (default: {rounds}{more})",
-    )
-    parser.add_argument(
-        "--duration",
-        metavar="S",
-        type=at_least(0.05, float, "a number of seconds from 0.05"),
-        help=f"seconds of load in each sample (default: {duration:g})",
-    )
-    parser.add_argument(
-        "--seed",
-        metavar="N",
-        type=at_least(0, int, "a whole number"),
-        help="of the order (default: the time)",
-    )
-
-
-def add_ceiling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
-    )
-    parser.add_argument("--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD)
-    parser.add_argument(
-        "--duration",
-        metavar="S",
-        type=at_least(0.05, float, "a number of seconds from 0.05"),
-        default=0.5,
-        help="seconds of load in each sample (default: 0.5)",
-    )
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what")
-    what.add_argument(
-        "--models",
-        metavar="A,B",
-        type=chosen(MODELS, "model"),
-        help="default: all that can run here",
-    )
-    what.add_argument(
-        "--scenarios",
-        metavar="A,B",
-        type=chosen(SCENARIOS, "scenario"),
-        help="default: all of them; see `compare scenarios`",
-    )
-    what.add_argument(
-        "--end",
-        choices=(SERVE, LOCAL),
-        metavar="END",
-        help=f"{SERVE}: servers; {LOCAL}: `tunnel local`, and the peers' clients, before one server that"
-        f" costs next to nothing and is not counted (default: {SERVE})",
-    )
-    what.add_argument("--no-peers", action="store_true", help="leave out other Shadowsocks programs on PATH")
-    what.add_argument("--no-baselines", action="store_true", help="leave out what runs without a server")
-    what.add_argument(
-        "--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD, help=", ".join(METHODS)
-    )
-    where = parser.add_argument_group("where")
-    where.add_argument(
-        "--server-address",
-        metavar="ADDRESS",
-        type=own_address,
-        default=LOOPBACK,
-        help=f"address of this machine that servers listen on (default: {LOOPBACK})",
-    )
-    where.add_argument(
-        "--cluster",
-        metavar="URL",
-        help="make the load on the workers of a Dask scheduler, such as tcp://192.0.2.1:8786; they must"
-        " have this program, and reach --server-address",
-    )
-    how = parser.add_argument_group("how long")
-    how.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"a first impression in three minutes: {QUICK_ROUNDS} rounds of {QUICK_DURATION:g} s a sample,"
-        " without the scenario children, memory once",
-    )
-    add_length(how, ROUNDS, DURATION, ", which takes all models under half an hour")
-    what.add_argument(
-        "--null",
-        metavar="MODEL",
-        choices=tuple(MODELS),
-        help="the model to enter twice: what differs between the two is noise (default:"
-        f" {DEFAULT_MODEL}, or the first one that is measured)",
-    )
-    what.add_argument("--no-null", action="store_true", help="enter none twice")
-    parser.add_argument("--out", metavar="DIR", help=f"where to write (default: {FOLDER}/ and the time)")
-    parser.add_argument(
-        "--resume",
-        metavar="DIR",
-        help="go on with a run that was cut short: its plan, less what it has measured",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -423,23 +113,13 @@ def print_completion(arguments: argparse.Namespace) -> int:
     return os.EX_OK
 
 
-def complete_paths(parser: Parser, shtab: Any) -> Parser:
-    """Marks what takes a file or a folder, in this parser and its commands, for the shell."""
-    markers = dict.fromkeys(("FILE", "RESULT", "A", "B"), shtab.FILE) | {"DIR": shtab.DIRECTORY}
-    for action in parser._actions:
-        if action.metavar in markers:
-            action.complete = markers[action.metavar]  # type: ignore[attr-defined]
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                complete_paths(command, shtab)
-    return parser
-
-
 def make_reports(arguments: argparse.Namespace) -> int:
     """Where the report goes, its result.json lies too: the page has a link to it."""
     result, path = read(arguments.result), locate(arguments.result)
     if not arguments.out and os.path.basename(path) != FILE:
         return complain(arguments, f"{path}: not named {FILE}: expected --out DIR as well", os.EX_USAGE)
+    if arguments.into:
+        into(arguments.into, SUMMARY, framed(short_summary(Analysis(result)), "github"))
     folder = arguments.out or os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     if arguments.out:
@@ -497,7 +177,7 @@ def bench(arguments: argparse.Namespace) -> int:
     """Both ends, one after the other: no goal is a ratio between them."""
     started = time.time()
     if arguments.into:
-        into(arguments.into, "")  # better now than after minutes of measuring
+        into(arguments.into, GOALS, "")  # better now than after minutes of measuring
     folder = arguments.out or time.strftime(f"{FOLDER}/bench-%Y-%m-%d-%H%M%S", time.localtime(started))
     length = goals.Length(arguments.rounds or goals.ROUNDS, arguments.duration or goals.DURATION)
     seed = int(started) if arguments.seed is None else arguments.seed
@@ -524,7 +204,7 @@ def bench(arguments: argparse.Namespace) -> int:
     print(goals.text(analyses))
     print(f"\nwritten to {folder}: {GOALS_FILE}, {SERVE}/{FILE}, {LOCAL}/{FILE}", flush=True)
     if arguments.into:
-        into(arguments.into, goals.text(analyses, "github"))
+        into(arguments.into, GOALS, goals.text(analyses, "github"))
     return os.EX_OK
 
 
@@ -543,16 +223,16 @@ def say_goals(arguments: argparse.Namespace) -> int:
                 return complain(arguments, text, os.EX_USAGE)
             analyses[result.settings.end] = Analysis(result)
     if arguments.into:
-        into(arguments.into, goals.text(analyses, "github"))
+        into(arguments.into, GOALS, goals.text(analyses, "github"))
     print(goals.text(analyses, "github" if arguments.markdown else "simple"), flush=True)
     return os.EX_OK
 
 
-def into(path: str, made: str) -> None:
+def into(path: str, name: str, made: str) -> None:
     """Puts it between the markers of that file; of nothing it only asks whether that can be done."""
     try:
         with open(path, encoding="utf-8") as file:
-            document = goals.refreshed(file.read(), made)
+            document = refreshed(file.read(), name, made)
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}", os.EX_NOINPUT) from None
     except ValueError as error:
@@ -651,7 +331,7 @@ def begin(arguments: argparse.Namespace, started: float) -> Result | int:
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS),
         duration=arguments.duration or (QUICK_DURATION if arguments.quick else DURATION),
         seed=int(started) if arguments.seed is None else arguments.seed,
-        method=arguments.method,
+        method=arguments.method or DEFAULT_METHOD,
         most=QUICK_MOST if first_impression else {},
         points={} if arguments.scenarios else FEW,
         end=end,

@@ -15,7 +15,6 @@ import platform
 import re
 import resource
 import ssl
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -180,17 +179,8 @@ def revision() -> str:
     folder = Path(compare.__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return UNKNOWN
-    described = run("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
+    described = peers.said_by("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
     return described or UNKNOWN
-
-
-def run(*program: str) -> str:
-    """What a program says, on either stream."""
-    try:
-        done = subprocess.run(program, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return (done.stdout + done.stderr).strip()
 
 
 def command_line(words: Sequence[str]) -> list[str]:

@@ -80,7 +80,7 @@ def as_pyperf(result: Result) -> str:
                         "metadata": {
                             "name": name,
                             "unit": unit,
-                            "description": description(metric.title, metric.unit),
+                            "description": f"{metric.title}, {metric.unit}",
                         },
                         "runs": [{"values": [value]} for value in values],
                     }
@@ -88,10 +88,6 @@ def as_pyperf(result: Result) -> str:
     return (
         json.dumps({"version": PYPERF_VERSION, "metadata": common(result), "benchmarks": benchmarks}) + "\n"
     )
-
-
-def description(title: str, unit: str) -> str:
-    return f"{title}, {unit}"
 
 
 def common(result: Result) -> dict[str, Any]:

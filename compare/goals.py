@@ -16,7 +16,6 @@ further from the median than the noise floor. What was not measured is said to b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -34,7 +33,6 @@ GO, RUST = "go", "rust"
 PEERS = (LIBEV, GO, RUST)  # those that goals name
 POOL = "prefork"  # whose idle workers are looked at
 RATE, IDLE, IDLE_OF_THREADS = 2000.0, 5000.0, 1000.0  # points of load and idle
-BEGIN, END = "<!-- goals: begin -->", "<!-- goals: end -->"
 YES, NO, UNKNOWN = "yes", "no", "not measured"
 NOISE = ", within the noise"
 
@@ -342,11 +340,3 @@ def text(analyses: Mapping[str, Analysis], style: str = "simple") -> str:
         parts += [title, framed(made, style), made.note]
     parts.append(conditions(analyses))
     return "\n\n".join(part for part in parts if part)
-
-
-def refreshed(document: str, made: str) -> str:
-    """The document with that between its markers. Raises ValueError where they are not there once each."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise ValueError(f"expected the lines {BEGIN} and {END}, in that order and once each")
-    between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    return between.sub(lambda _: f"{BEGIN}\n{made}\n{END}", document)

@@ -14,7 +14,7 @@ Where client programs are what is measured, it speaks SOCKS5 (client.py alone do
     crowd     N short connections in all, several at once: UNP's client of chapter 30
     close     all connections
 
-client.py has one blocking connection, for loads of one client; drive.py an epoll loop, for many.
+client.py has one blocking connection, for loads of one client; drive.py an epoll loop, for many (stream.py).
 Rules: one connection at a time unless its line says otherwise, since `iterative` has no more. Every byte
 that comes back is compared. A failure of a server is an answer, {"error": ...}, and not the end of
 the generator. It ends when its standard input does.
@@ -32,9 +32,10 @@ from collections.abc import Callable
 from typing import Any
 
 from compare.client import Connection, Endpoint, Failed
-from compare.drive import Driver, Shape, prepare, prepare_line
+from compare.drive import Driver
 from compare.exchange import CHUNK
 from compare.stats import percentile
+from compare.stream import Shape, prepare, prepare_line
 from tunnel.address import Address
 from tunnel.keys import Secret, find_method
 from tunnel.session import ForwardSession

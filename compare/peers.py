@@ -257,4 +257,4 @@ def said_by(*program: str) -> str:
         done = subprocess.run(program, capture_output=True, text=True, timeout=VERSION, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout + done.stderr
+    return (done.stdout + done.stderr).strip()

@@ -193,6 +193,8 @@ SCENARIOS = {
     )
 }
 FEW = {name: list(scenario.few) for name, scenario in SCENARIOS.items() if scenario.few}
+ROUNDS, DURATION = 5, 0.8  # of a run, and seconds of load in a sample
+QUICK_ROUNDS, QUICK_DURATION = 2, 0.2
 QUICK = ("bulk-up", "bulk-down", "connections", "ping-pong", "memory")  # scenarios of a first impression
 LOCAL_ONES = tuple(name for name, scenario in SCENARIOS.items() if scenario.local)
 QUICK_MOST = {"memory": 1}

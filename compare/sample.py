@@ -292,7 +292,7 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
 
 
 def load_side(bench: Bench, generator: float, target: float) -> float:
-    """The part of a core that the load takes where it takes most."""
+    """CPU of the load on the core where it takes most: seconds, or parts of a core."""
     return generator + target if bench.cores.generator == bench.cores.target else max(generator, target)
 
 

@@ -57,10 +57,15 @@ def test_the_page_of_models_is_about_all_of_them_and_its_tests_are_there() -> No
     assert [name for name in named if f"def {name}(" not in tests] == []
 
 
-def test_the_summary_is_the_committed_results() -> None:
-    command = [sys.executable, "docs/refresh.py", "docs/report", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_summary_is_the_committed_results(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(README, encoding="utf-8")
+    words = ["report", "docs/report", "--out", str(tmp_path / "report"), "--into", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-m", "compare", *words], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert page.read_text(encoding="utf-8") == README, "compare report docs/report --into README.md"
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from compare.analysis import MB, METRICS, Analysis, names
+from compare.analysis import METRICS, Analysis, names
 from compare.report import curves
 from compare.report.draw import (
     LABELS,
@@ -41,11 +41,9 @@ from compare.report.parts import (
     number,
     size,
 )
-from compare.schema import Sample
-from compare.servers import AEAD, DIRECT, LIBEV
+from compare.servers import AEAD, DIRECT, LIBEV, RELAY
 from tunnel.config import LOCAL
 
-RELAY = "relay"
 REFERENCES = {LIBEV: ("libev", [1, 0]), RELAY: ("relay, no cipher", [6, 3]), AEAD: ("AEAD alone", [2, 2])}
 WAYS = {"up": "up: opens records", "down": "down: seals records", "both": "both ways at once"}
 OF_A_CLIENT = WAYS | {"up": "up: seals records", "down": "down: opens records"}
@@ -192,11 +190,6 @@ def stacked(analysis: Analysis, costs: dict[str, dict[str, Cost]], order: list[s
     return spec
 
 
-def megabytes_a_second(sample: Sample) -> float | None:
-    figures = sample.figures
-    return figures["bytes"] / figures["wall"] / MB if figures.get("wall") and "bytes" in figures else None
-
-
 def lines_of(found: curves.Curves) -> list[Line]:
     return [
         Line(row, [(point, at.value) for point, at in curve.items()])
@@ -207,7 +200,7 @@ def lines_of(found: curves.Curves) -> list[Line]:
 
 def concurrency(analysis: Analysis) -> Section | Missing:
     title = "Throughput against connections"
-    found = curves.curves(analysis, "concurrency", megabytes_a_second)
+    found = curves.curves(analysis, "concurrency_rate")
     ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     if not ours:
         return not_measured(title, "concurrency")
@@ -231,14 +224,14 @@ def concurrency(analysis: Analysis) -> Section | Missing:
         sentence += f"; beside its throughput on {fewest:,.0f}, {best} has {kept[best]:.2f} times as much"
         sentence += f" and {worst} {kept[worst]:.2f} times" if worst != best else ""
     tables = [curves.table(analysis, "concurrency", found, "MB/s by busy connections")]
-    if late := curves.curves(analysis, "concurrency", curves.p99):
+    if late := curves.curves(analysis, "concurrency_p99"):
         tables.append(curves.table(analysis, "concurrency", late, "p99 by busy connections, us"))
     return Section("concurrency", title, f"{sentence}.", tables, drawing)
 
 
 def sizes(analysis: Analysis) -> Section | Missing:
     title = "Throughput against message size"
-    found = curves.curves(analysis, "sizes", megabytes_a_second)
+    found = curves.curves(analysis, "sizes_rate")
     ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     if not ours:
         return not_measured(title, "sizes")

@@ -24,7 +24,6 @@ from compare.report.parts import (
     not_measured,
     number,
 )
-from compare.schema import Sample
 
 
 def new_connections(analysis: Analysis) -> Section | Missing:
@@ -54,25 +53,9 @@ def new_connections(analysis: Analysis) -> Section | Missing:
     return Section("connections", title, f"{sentence}.", [Table(title, headers, rows)], drawing)
 
 
-def held(sample: Sample) -> float | None:
-    """MB of the whole server."""
-    return sample.figures["pss"] / 1e6 if "pss" in sample.figures else None
-
-
-def each(sample: Sample) -> float | None:
-    """KB of one connection."""
-    figures = sample.figures
-    known = {"pss", "pss_idle", "held"} <= figures.keys() and figures["held"]
-    return (figures["pss"] - figures["pss_idle"]) / figures["held"] / 1e3 if known else None
-
-
-def first_byte(sample: Sample) -> float | None:
-    return sample.figures.get("first_us")
-
-
 def idle_connections(analysis: Analysis) -> Section | Missing:
     title = "Memory against idle connections"
-    found = curves.curves(analysis, "idle", held)
+    found = curves.curves(analysis, "idle_held")
     if not any(row in found for row in analysis.servers):
         return not_measured(title, "idle")
     points = curves.points_of(found)
@@ -90,8 +73,9 @@ def idle_connections(analysis: Analysis) -> Section | Missing:
     sentence += f", {worst} in {number(holding[worst], 0)} MB" if worst != least else ""
     note = "PSS of all processes: a page that processes share counts once."
     tables = [curves.table(analysis, "idle", found, "MB by idle connections", digits=1, note=note)]
-    for of, said, digits in ((each, "KB of each", 1), (first_byte, "us to the first byte among them", 0)):
-        if values := curves.curves(analysis, "idle", of):
+    others = (("idle_each", "KB of each", 1), ("idle_first", "us to the first byte among them", 0))
+    for key, said, digits in others:
+        if values := curves.curves(analysis, key):
             tables.append(curves.table(analysis, "idle", values, said, digits=digits))
     return Section("idle", title, f"{sentence}.", tables, drawing)
 

@@ -1,6 +1,6 @@
 """Figures along a scenario's axis: of each row, at each point.
 
-    samples of one row and point --half or more valid--> median over rounds
+    Analysis.curve --> value and mark of each point --> lines of a panel, cells of a table
 
 Rules: a point counts as a row does elsewhere: only if most of its samples are valid. Points of the
 generator's limit are kept and marked.
@@ -8,17 +8,11 @@ generator's limit are kept and marked.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from statistics import median
 from typing import NamedTuple
 
-from compare.analysis import Analysis
+from compare.analysis import METRICS, Analysis
 from compare.report.parts import LIMITED, NOTHING, UNUSABLE, Table, by_rank, number
-from compare.schema import Sample
-from compare.stats import percentile
-
-Measure = Callable[[Sample], float | None]
 
 
 class At(NamedTuple):
@@ -32,42 +26,21 @@ Curve = Mapping[float, At]  # by point
 Curves = Mapping[str, Curve]  # by row
 
 
-def samples_at(analysis: Analysis, scenario: str) -> dict[tuple[str, float], list[Sample]]:
-    """The samples that count, by row and point."""
+def curves(analysis: Analysis, key: str) -> Curves:
+    """A metric along its scenario's axis, rows by rank."""
+    scenario = METRICS[key].scenario
     return {
-        (row, point): samples
-        for row in analysis.names
-        for point in analysis.points(scenario)
-        if (samples := analysis.valid(row, scenario, point))
+        row: {
+            point: At(found.value, analysis.held_back(row, scenario, point) is not None)
+            for point, found in curve
+        }
+        for row in by_rank(analysis)
+        if (curve := analysis.curve(key, row))
     }
-
-
-def curves(analysis: Analysis, scenario: str, of: Measure) -> Curves:
-    """Medians of a measure along the scenario's axis, rows by rank."""
-    found: dict[str, dict[float, At]] = {}
-    for (row, point), samples in samples_at(analysis, scenario).items():
-        values = [value for sample in samples if (value := of(sample)) is not None]
-        if values:
-            limited = 2 * sum(bool(sample.limited) for sample in samples) > len(samples)
-            found.setdefault(row, {})[point] = At(median(values), limited)
-    return {row: dict(sorted(found[row].items())) for row in by_rank(analysis) if row in found}
 
 
 def points_of(found: Curves) -> list[float]:
     return sorted({point for curve in found.values() for point in curve})
-
-
-def p99(sample: Sample) -> float | None:
-    return percentile(sample.latency_us, 0.99) if sample.latency_us else None
-
-
-def pooled(samples: list[Sample], service: bool = False) -> list[tuple[int, int]]:
-    """Latencies of several samples together."""
-    together: Counter[int] = Counter()
-    for sample in samples:
-        for value, times in sample.service_us if service else sample.latency_us:
-            together[value] += times
-    return sorted(together.items())
 
 
 def table(

@@ -25,8 +25,7 @@ from compare.report.parts import (
     not_measured,
     number,
 )
-from compare.schema import Sample
-from compare.stats import estimate, percentile
+from compare.stats import percentile
 
 PARTS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 SHOWN = (0.5, 0.9, 0.99, 0.999, 0.9999)  # on the axis
@@ -35,41 +34,53 @@ NEARLY_ALL = 0.9  # of the servers that have any valid point
 KNEE = 3.0  # times the p99 at the lowest load: where a hockey stick bends
 
 
-def kept_up(sample: Sample) -> float | None:
-    figures = sample.figures
-    return figures["achieved"] / figures["offered"] if figures.get("offered") else None
+def kept_up(analysis: Analysis) -> curves.Curves:
+    """The part of each offered load that was served."""
+    return {
+        row: {load: curves.At(at.value / load, at.limited) for load, at in curve.items()}
+        for row, curve in curves.curves(analysis, "load_achieved").items()
+    }
 
 
 class Compared(NamedTuple):
-    """The samples at the load at which rows are compared; `load` is None in a closed loop."""
+    """Where rows are compared; `load` is None in a closed loop."""
 
     load: float | None
-    samples: dict[str, list[Sample]]
+    rows: list[str]  # that have valid samples there
+
+    @property
+    def scenario(self) -> str:
+        return "ping-pong" if self.load is None else "load"
+
+    @property
+    def p99(self) -> str:
+        """The metric's key."""
+        return "ping_p99" if self.load is None else "load_p99"
 
 
 def equal_load(analysis: Analysis) -> Compared | None:
     """The highest load with which nearly all keep up; else the closed loop of ping-pong."""
-    at = curves.samples_at(analysis, "load")
-    ours = analysis.servers
-    kept = {row: curve for row, curve in curves.curves(analysis, "load", kept_up).items() if row in ours}
+    kept = {row: curve for row, curve in kept_up(analysis).items() if row in analysis.servers}
     good = [
         point
         for point in curves.points_of(kept)
         if sum(point in c and c[point].value >= KEEPS_UP for c in kept.values()) >= NEARLY_ALL * len(kept)
     ]
-    if good:
-        load = max(good)
-        return Compared(load, {row: at[row, load] for row in by_rank(analysis) if (row, load) in at})
-    closed = {row: found for row in by_rank(analysis) if (found := analysis.valid(row, "ping-pong"))}
-    return Compared(None, closed) if closed else None
+    compared = Compared(max(good, default=None), [])
+    compared.rows.extend(
+        row for row in by_rank(analysis) if analysis.valid(row, compared.scenario, compared.load)
+    )
+    return compared if compared.rows else None
 
 
 def percentiles(analysis: Analysis) -> Section | Missing:
     title = "How long a small request takes"
     compared = equal_load(analysis)
-    pooled = {row: curves.pooled(found) for row, found in compared.samples.items()} if compared else {}
-    pooled = {row: counts for row, counts in pooled.items() if counts}
-    if not compared or not pooled:
+    if not compared:
+        return not_measured(title, "load", "ping-pong")
+    found_at = {row: analysis.pooled_latency(row, compared.scenario, compared.load) for row in compared.rows}
+    pooled = {row: counts for row, counts in found_at.items() if counts}
+    if not pooled:
         return not_measured(title, "load", "ping-pong")
     known = {row: sum(times for _, times in counts) for row, counts in pooled.items()}
     parts = [part for part in PARTS if min(known.values()) * (1 - part) >= 5] or [0.5]  # else chance decides
@@ -92,11 +103,8 @@ def percentiles(analysis: Analysis) -> Section | Missing:
 
 
 def how_fast(analysis: Analysis, compared: Compared) -> str:
-    tail = {
-        row: estimate([value for sample in found if (value := curves.p99(sample)) is not None])
-        for row, found in compared.samples.items()
-        if row in analysis.servers and any(sample.latency_us for sample in found)
-    }
+    found = {row: analysis.estimate(compared.p99, row, compared.load) for row in compared.rows}
+    tail = {row: at for row, at in found.items() if at and row in analysis.servers}
     if not tail:
         return "Only baselines were measured."
     first = min(tail, key=lambda row: tail[row].value)
@@ -115,7 +123,7 @@ def how_fast(analysis: Analysis, compared: Compared) -> str:
 
 def hockey_stick(analysis: Analysis) -> Section | Missing:
     title = "Where the queue begins"
-    found = curves.curves(analysis, "load", curves.p99)
+    found = curves.curves(analysis, "load_p99")
     ours = {row: curve for row, curve in found.items() if row in analysis.servers}
     if not ours:
         return not_measured(title, "load")
@@ -141,10 +149,9 @@ def hockey_stick(analysis: Analysis) -> Section | Missing:
     sentence = "; ".join(parts) or "One load was offered, which shows no bend"
     note = "p99 in us, from when the request was due; medians over rounds."
     table = curves.table(analysis, "load", found, title, say="{:,.0f}/s".format, note=note)
-    kept = curves.curves(analysis, "load", kept_up)
     percent = {
         row: {point: curves.At(100 * at.value, at.limited) for point, at in curve.items()}
-        for row, curve in kept.items()
+        for row, curve in kept_up(analysis).items()
     }
     served = curves.table(analysis, "load", percent, "Of the offered load, % served", say="{:,.0f}/s".format)
     return Section("load", title, f"{sentence}.", [table, served], drawing)

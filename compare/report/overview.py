@@ -31,7 +31,7 @@ from compare.report.parts import (
     number,
 )
 from compare.servers import LIBEV
-from compare.stats import BETTER, SAME, WORSE, percentile, verdict
+from compare.stats import BETTER, SAME, WORSE, verdict
 
 COLUMNS = (  # metric, heading on two lines
     ("up_cpu", "CPU-s/GB\nup"),
@@ -46,6 +46,7 @@ COLUMNS = (  # metric, heading on two lines
     ("pss_idle", "PSS MB\nidle"),
     ("pss_each", "KB/\nconn."),
 )
+SHORT = ("up_cpu", "down_cpu", "connection_cpu", "ping_cpu", "ping_p99", "pss_idle")  # for README
 WON, EVEN, LOST = "+", "=", "\N{MINUS SIGN}"  # not by colour alone
 MARKS = {BETTER: WON, SAME: EVEN, WORSE: LOST}
 
@@ -56,17 +57,17 @@ def summary(analysis: Analysis) -> Table:
     overall = analysis.overall
     ranked = overall.ranks if overall else {}
     loaded = latency.equal_load(analysis)
-    at_load = loaded.samples if loaded and loaded.load else {}
+    at_load = loaded if loaded and loaded.load else None
     rows = []
     for row in by_rank(analysis):
         cells = [row, str(ranked.get(row, NOTHING)), *(cell(analysis, key, row) for key, _ in columns)]
         if at_load:
-            waits = [percentile(s.latency_us, 0.99) for s in at_load.get(row, ()) if s.latency_us]
-            cells.append(number(sorted(waits)[len(waits) // 2], 0) if waits else NOTHING)
+            wait = analysis.estimate(at_load.p99, row, at_load.load)
+            cells.append(number(wait.value, 0) if wait else NOTHING)
         rows.append(cells)
     headers = ["", "rank", *(heading for _, heading in columns)]
-    if at_load and loaded and loaded.load:
-        headers.append(f"p99 us at\n{loaded.load:,.0f}/s")
+    if at_load:
+        headers.append(f"p99 us at\n{at_load.load:,.0f}/s")
     headline = ", ".join(
         f"{m.title.replace('CPU ', '')} {m.unit}" for m in HEADLINES if m in analysis.metrics
     )
@@ -83,6 +84,19 @@ def summary(analysis: Analysis) -> Table:
         if analysis.ranks[key].get(row) == 1 and row in analysis.servers
     }
     return Table("Summary", headers, rows, note, frozenset(best))
+
+
+def short_summary(analysis: Analysis) -> Table:
+    """The summary in the columns that README shows."""
+    whole = summary(analysis)
+    shown = ["", *(heading for key, heading in COLUMNS if key in SHORT)]
+    kept = [place for place, heading in enumerate(whole.headers) if heading in shown]
+    return Table(
+        whole.title,
+        [whole.headers[place] for place in kept],
+        [[row[place] for place in kept] for row in whole.rows],
+        best=frozenset((line, kept.index(place)) for line, place in whole.best if place in kept),
+    )
 
 
 def libev_ratios(analysis: Analysis) -> Table | None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import sys
 import time
 
-from compare import drive, load
+from compare import drive, load, stream
 
 SLOW = float(sys.argv[1]) / 1e3
 
 
-class Slow(drive.Stream):
+class Slow(stream.Stream):
     __slots__ = ()
 
-    def begin(self, exchange: drive.Prepared, due: int) -> None:
+    def begin(self, exchange: stream.Prepared, due: int) -> None:
         end = time.perf_counter() + SLOW
         while time.perf_counter() < end:
             pass
@@ -24,5 +24,5 @@ class Slow(drive.Stream):
 
 
 if __name__ == "__main__":
-    drive.Stream = Slow  # type: ignore[misc]
+    drive.Stream = Slow  # type: ignore[attr-defined]
     load.main()

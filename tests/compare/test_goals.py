@@ -12,10 +12,11 @@ from statistics import median
 
 import pytest
 
-from compare import goals, schema
+from compare import goals, markers, schema
 from compare.analysis import METRICS, Analysis
 from compare.cli import baselines_of, into
-from compare.goals import BEGIN, END, GOALS, NO, NOISE, UNKNOWN, YES, Finding
+from compare.goals import GOALS, NO, NOISE, UNKNOWN, YES, Finding
+from compare.markers import refreshed
 from compare.plan import SCENARIOS, make_plan
 from compare.run import chosen_rows
 from compare.schema import Result, Sample
@@ -27,6 +28,7 @@ from tests.compare.made_up import full_result
 from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
 
 ROOT = Path(__file__).parent.parent.parent
+BEGIN, END = markers.markers(markers.GOALS)
 ROWS = ["iterative", "fork", "thread", "prefork", "epoll", "uvloop"]
 BESIDE = ["libev", "go", "relay", "aead", "bare-fork"]
 
@@ -178,24 +180,24 @@ def test_clients_have_their_own_goals() -> None:
 
 def test_markers_keep_what_is_around_them() -> None:
     document = f"# Title\n\n{BEGIN}\nold\n{END}\n\n## Next\n"
-    assert goals.refreshed(document, "a \\1 b") == f"# Title\n\n{BEGIN}\na \\1 b\n{END}\n\n## Next\n"
-    assert goals.refreshed(goals.refreshed(document, "x"), "old") == document
+    assert refreshed(document, markers.GOALS, "a \\1 b") == f"# Title\n\n{BEGIN}\na \\1 b\n{END}\n\n## Next\n"
+    assert refreshed(refreshed(document, markers.GOALS, "x"), markers.GOALS, "old") == document
     for wrong in ("no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", BEGIN):
         with pytest.raises(ValueError, match="once each"):
-            goals.refreshed(wrong, "x")
+            refreshed(wrong, markers.GOALS, "x")
 
 
 def test_to_ask_whether_a_file_has_markers_does_not_empty_it(tmp_path: Path) -> None:
     """`compare bench --into` asks before it measures."""
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\nold\n{END}\n")
-    into(str(page), "")
+    into(str(page), markers.GOALS, "")
     assert page.read_text() == f"{BEGIN}\nold\n{END}\n"
 
 
 def test_the_document_that_shows_them_has_the_markers() -> None:
     document = (ROOT / "docs" / "performance.md").read_text()
-    assert BEGIN in goals.refreshed(document, "x")
+    assert BEGIN in refreshed(document, markers.GOALS, "x")
 
 
 # The run

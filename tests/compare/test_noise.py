@@ -15,8 +15,9 @@ import pytest
 
 from compare import schema, servers
 from compare.analysis import METRICS, Analysis
-from compare.cli import begin, build_parser
+from compare.cli import begin
 from compare.interrupt import Interrupt
+from compare.options import build_parser
 from compare.peers import Listen
 from compare.run import begun, run
 from compare.schema import Result, Sample, Settings

@@ -15,13 +15,14 @@ import pytest
 
 from compare import bench, servers
 from compare.bench import Bench, LoadFailed
-from compare.drive import InFlight, Shape, even, poisson, prepare, wrong_of_the_book
+from compare.drive import InFlight, poisson
 from compare.interrupt import Interrupt
 from compare.plan import Planned
 from compare.sample import take
 from compare.schema import Settings
 from compare.servers import DIRECT, ROWS, Server
 from compare.stats import percentile
+from compare.stream import Shape, prepare, wrong_of_the_book
 from compare.validity import LATE, little, why_invalid, why_limited
 
 METHOD = "aes-256-gcm"
@@ -47,11 +48,6 @@ def test_in_flight_is_an_integral() -> None:
     flight.change(-1, 400)
     flight.change(-1, 1000)
     assert flight.mean() == pytest.approx((0 * 100 + 1 * 100 + 2 * 200 + 1 * 600) / 1000)
-
-
-def test_fairness_is_jains() -> None:
-    assert even([5, 5, 5, 5]) == 1
-    assert even([8, 0, 0, 0]) == 0.25
 
 
 def test_prepared_requests_take_turns() -> None:

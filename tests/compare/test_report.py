@@ -165,7 +165,7 @@ def test_rows_are_compared_at_the_highest_load_that_they_keep_up_with(whole: Ana
     compared = latency.equal_load(whole)
     assert compared
     assert compared.load == 10000  # at 12,000 two of six do not
-    kept = curves.curves(whole, "load", latency.kept_up)
+    kept = latency.kept_up(whole)
     assert kept["select"][12000.0].value < latency.KEEPS_UP
     assert "At 10,000 requests/s, offered to all alike" in section(latency.percentiles(whole)).sentence
 
@@ -183,7 +183,7 @@ def test_a_point_with_too_few_valid_samples_is_marked_and_not_drawn(whole: Analy
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["prefork"][-1] == UNUSABLE
     assert set(rows["iterative"]) == {UNUSABLE}
-    found = curves.curves(whole, "load", curves.p99)
+    found = curves.curves(whole, "load_p99")
     assert "iterative" not in found
     assert 14000.0 not in found["prefork"]
 

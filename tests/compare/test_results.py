@@ -311,6 +311,11 @@ MISTAKES = {
         os.EX_USAGE,
         "leave out --no-null, --rounds",
     ),
+    "another cipher to resume": (
+        ["run", "--resume", "none", "--method", "aes-128-gcm"],
+        os.EX_USAGE,
+        "leave out --method",
+    ),
     "a null of what is not measured": (
         ["run", "--models", "fork", "--null", "poll"],
         os.EX_USAGE,
