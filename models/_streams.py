@@ -147,6 +147,8 @@ class Client:
     async def _request(self) -> None:
         """Until the target is known. Raises Left if it never will be."""
         session, accepted, handshake = self.session, self.accepted, self.service.timeouts.handshake
+        if self.house.server.stop.impatient:  # on_stop came before there was a task to cancel
+            raise Left
         try:
             if session.dials:
                 await in_time(self._work(self._converse()), handshake)

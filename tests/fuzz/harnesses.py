@@ -226,7 +226,7 @@ def judge(content: bytes) -> None:
     try:
         court = Judge([text] if text else [], lambda _: False)
     except ConfigError as error:
-        one_line(error, "allow")
+        one_line(error, repr(text))
         return
     literal = address.ipv6_text(packed)
     assert address.ipv6_bytes(literal) == packed
