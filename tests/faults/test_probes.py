@@ -172,7 +172,9 @@ def test_the_same_with_a_few_tries(model: str, tmp_path: Path) -> None:
 
 
 CLOSES_AT_ONCE = "drain.Drain.add = lambda *_: None"
-STARTS_ANEW = "add = drain.Drain.add; drain.Drain.add = lambda self, sock, at, place: add(self, sock, at + 0.7, place)"
+STARTS_ANEW = (
+    "add = drain.Drain.add; drain.Drain.add = lambda self, sock, at, *rest: add(self, sock, at + 0.7, *rest)"
+)
 
 
 @pytest.mark.parametrize("leak", [CLOSES_AT_ONCE, STARTS_ANEW], ids=["closes-at-once", "closes-later"])
