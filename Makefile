@@ -16,6 +16,9 @@ PARALLEL ?= -n 5 --dist worksteal
 FUZZ_SECONDS ?= 60
 MODEL ?= prefork
 MINUTES ?= 10
+# Thousands of processes start in a test run: where the environment forbids to keep bytecode, each would
+# compile all of it anew.
+export PYTHONDONTWRITEBYTECODE :=
 SYSTEM_PACKAGES := shadowsocks-libev curl chromium faketime nftables iproute2 strace
 
 .PHONY: help compare bench bench-docs test test-slow faults fuzz soak lint system clean wheel
