@@ -26,12 +26,11 @@ from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
 
-from tunnel.buffers import LARGEST, SIZES
+from tunnel.buffers import LARGEST, MAX_PAYLOAD, SIZES
 from tunnel.errors import ProtocolError, RecordError, Truncated
 from tunnel.flow import EMPTY, Flow
 from tunnel.keys import NONCE_SIZE, TAG_SIZE, Aead, Secret
 
-MAX_PAYLOAD = 0x3FFF  # bytes in one record
 LENGTH_SIZE = 2 + TAG_SIZE  # bytes of a sealed length
 
 

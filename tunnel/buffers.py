@@ -11,7 +11,9 @@ bounded; `list.append` and `list.pop` are atomic, so threads share them without 
 
 from __future__ import annotations
 
-SIZES = (4 * 1024, 32 * 1024, 256 * 1024)  # bytes that a read may fill
+MAX_PAYLOAD = 0x3FFF  # bytes in one record (aead.py)
+# Bytes that a read may fill. Whole records: a full read of 256 KiB would end in a record of 16 bytes.
+SIZES = (4 * 1024, 2 * MAX_PAYLOAD, 16 * MAX_PAYLOAD)
 LARGEST = len(SIZES) - 1
 ROOM = 1024  # bytes beyond: 17 records' lengths and tags, the salt, the address header
 KEPT = (64, 64, 32)  # free buffers kept of each class, 10 MiB in all

@@ -58,6 +58,11 @@ def test_all_free_lists_together_keep_less_than_eleven_mebibytes() -> None:
     assert sum(kept * (size + ROOM) for kept, size in zip(KEPT, SIZES, strict=True)) < 11 * 2**20
 
 
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_a_full_read_is_whole_records(size: int) -> None:
+    assert size % wire.MAX_PAYLOAD == 0, "or each full read would end in a record of a few bytes"
+
+
 def test_the_room_holds_what_sealing_the_largest_read_adds() -> None:
     records = -(-SIZES[LARGEST] // wire.MAX_PAYLOAD)
     assert records * (2 + 2 * wire.TAG) + max(wire.KEY_SIZES.values()) <= ROOM

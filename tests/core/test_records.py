@@ -23,7 +23,8 @@ from tests.core.feeding import (
     plans,
     watched_buffers,
 )
-from tunnel.aead import MAX_PAYLOAD, Opener, Sealer
+from tunnel.aead import Opener, Sealer
+from tunnel.buffers import MAX_PAYLOAD
 from tunnel.errors import ProtocolError, RecordError, Truncated
 
 EVERY_METHOD = pytest.mark.parametrize("method", wire.METHOD_NAMES)

@@ -15,7 +15,8 @@ from tests.core.feeding import SECRETS
 from tests.core.link import ConnectionPair, Plug, Wire
 from tests.core.test_records import pattern
 from tunnel.address import Address
-from tunnel.aead import MAX_PAYLOAD, Opener, Sealer
+from tunnel.aead import Opener, Sealer
+from tunnel.buffers import MAX_PAYLOAD
 from tunnel.errors import ProtocolError, RecordError, Replayed, Truncated
 from tunnel.keys import METHODS
 from tunnel.session import ForwardSession, ServerSession, SocksSession
