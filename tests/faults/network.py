@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.faults.tools import require, require_root
+from tests.faults.tools import lacking, require, require_root
 
 CLONE_NEWNET = 0x40000000  # <sched.h>
 A, AAAA = 1, 28
@@ -35,7 +35,11 @@ class Network:
 
     def __enter__(self) -> Network:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._call("unshare", CLONE_NEWNET)
+        try:
+            self._call("unshare", CLONE_NEWNET)
+        except OSError as error:
+            os.close(self._home)
+            lacking(f"no network namespace can be made: {os.strerror(error.errno or 0)}")
         try:
             self.run("ip", "link", "set", "lo", "up")
         except BaseException:

@@ -34,7 +34,10 @@ class Group:
             except OSError as error:
                 lacking(f"no control group with {controller} can be made: {error.strerror}")
         self._path = self._parent / f"faults-{os.getpid()}-{next(_numbers)}"
-        self._path.mkdir()
+        try:
+            self._path.mkdir()
+        except OSError as error:
+            lacking(f"no control group can be made: {error.strerror}")
         for process in members(pid) if pid else ():
             self._write("cgroup.procs", process.pid)
         # For a server that is yet to start: the shell enters, and becomes it.

@@ -20,7 +20,7 @@ from tests.faults.between import Between
 from tests.faults.case import Case
 from tests.faults.network import Network
 from tests.faults.rows import PEERS, row
-from tests.faults.tools import lacking, require
+from tests.faults.tools import not_installed, require
 from tests.harness.rig import Rig
 from tests.harness.stream import Stream, Task, exchange, pattern, sha256
 from tests.harness.targets import Target
@@ -141,7 +141,7 @@ def another_clock(path: Path) -> Iterator[dict[str, str]]:
     """The environment of a process whose wall clock is as far off as `path` says."""
     found = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
     if not found:
-        lacking("libfaketime is not here: apt-get install faketime")
+        not_installed("libfaketime is not here: apt-get install faketime")
     path.write_text("+0\n")
     yield {
         **os.environ,
