@@ -7,11 +7,12 @@
       |        `- room for 2^16 salts   `- with the front, for 2^21
       `- turns (which one is filled), salts in that one, replays so far
 
-A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line
-with room. The first 2^15 salts of a generation go into its front: anywhere in all of it, each of
-thousands would make a page of its own, and touch it in each worker. Both generations are asked, one is
-filled; after 2^20 salts the other one is emptied and filled instead. So the last 1,048,576 salts are always known, and at most twice as many. A fresh salt is taken
-for a replay with a probability below 10^-17: somebody else's must agree in 64 bits and share its line.
+A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line with
+room. The first 2^15 salts of a generation go into its front: anywhere in all of it, each of thousands would
+make a page of its own, and touch it in each worker. Both generations are asked, one is filled; after 2^20
+salts the other one is emptied and filled instead. So the last 1,048,576 salts are always known, and at most
+twice as many. A fresh salt is taken for a replay with a probability below 10^-17: somebody else's must agree
+in 64 bits and share its line.
 
 Rules: check and add are one step, under a record lock of fcntl, which a process that dies gives back, and
 a lock between the threads of one process. Nothing is kept but bits of salts, which are no secret. Pages
