@@ -65,13 +65,15 @@ def undisturbed() -> Iterator[None]:
 def first_on_its_core() -> Iterator[None]:
     """Where that is allowed (CAP_SYS_NICE): what else runs there would make requests late. Only for a load
     that leaves most of the core to the target."""
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    ordinary = os.sched_getscheduler(0) == os.SCHED_OTHER  # else somebody has decided already: chrt(1)
     with suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        if ordinary:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        if ordinary:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def counted(nanoseconds: array[int]) -> list[tuple[int, int]]:
