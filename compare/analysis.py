@@ -220,6 +220,7 @@ METRICS = {
         Metric("mixed_alone", "mixed", "p99 alone", "us", figure("p99_alone")),
         Metric("mixed_beside", "mixed", "p99 beside", "us", figure("p99_beside")),
         Metric("mixed_times", "mixed", "beside / alone", "times", beside_alone, 2),
+        Metric("mixed_rate", "mixed", "stream", "MB/s", megabytes("stream"), 0, True),
         Metric("mixed_fair", "mixed", "fairness", "of 1", figure("fairness"), 3, True),
         Metric("unp_cpu", "unp", "process control", "CPU-s", figure("cpu"), 3),
         Metric("shock_wall", "shock", "to serve all", "ms", figure("wall", 1e-3)),

@@ -2,10 +2,16 @@
 
     run --+-- a line each way ---> generator    (load.py)       core 1
           +-- a line, its port <-- target       (target.py)     core 1, or 2 if there is one
-          `----------------------> server       (servers.py)    core 0
+          +----------------------> server       (servers.py)    core 0
+          `-- for one sample ----> Background: a second generator and target, below the others
 
 With one core all share it, and latency and throughput say little; CPU time still does. Where clients are
 measured (`--end local`), the target is null.py: a Shadowsocks server and the target in one.
+
+What is beside the load that is measured comes from a Background, whose two processes are SCHED_IDLE: the
+kernel takes the core from them as soon as one of the others wakes. In one generator, or one target, small
+requests waited for megabytes that are not the server's. All of these are in one session: the kernel weighs
+sessions against each other (sched_autogroup, sched(7)), and SCHED_IDLE counts within one.
 
 Rules: a question is answered within ANSWER seconds or the generator is broken; the wait for it is
 cut short by Ctrl-C.
@@ -76,10 +82,13 @@ class Generator(Protocol):
 class Helper:
     """One of our processes: asked and answered in lines of JSON, ended at once."""
 
-    def __init__(self, program: Sequence[str], cores: Sequence[int]) -> None:
+    def __init__(self, program: Sequence[str], cores: Sequence[int], *, below: bool = False) -> None:
+        """below: it runs only while nobody else wants its core."""
         self._process = subprocess.Popen(
-            launched(program, cores), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            launched(program, cores), stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
+        if below:
+            os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
         self._name = " ".join(program[1:])
         self._read = b""
 
@@ -130,6 +139,57 @@ class Helper:
         self._process.stdout.close()
 
 
+class Background:
+    """`with bench.background() as bulk:` what moves bytes beside a load, from a place of its own."""
+
+    def __init__(self, bench: Bench, interrupt: Interrupt, how: dict[str, Any]) -> None:
+        self._interrupt = interrupt
+        cores = bench.cores.target  # a cluster's generators are elsewhere
+        self._target = Helper((*TARGET, bench.address), cores, below=True)
+        self._generator = Helper(GENERATOR, cores, below=True)
+        self._how = how
+
+    def __enter__(self) -> Background:
+        try:
+            port = self._target.answer(self._interrupt, ANSWER)["port"]
+            self.begin("open", **self._how | {"target": port})
+            self.end()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.begin("close")
+                self.end()
+        finally:
+            self._stop()
+
+    def begin(self, do: str, **details: Any) -> None:
+        """Asks its generator, and does not wait for the answer."""
+        self._generator.send({"do": do, **details})
+
+    def end(self) -> dict[str, Any]:
+        """The answer. Raises LoadFailed, BenchFailed, Interrupted."""
+        return self._generator.answer(self._interrupt, ANSWER)
+
+    def cpu(self) -> Spent:
+        return Spent(self._generator.cpu(), self._target.cpu())
+
+    def _stop(self) -> None:
+        self._generator.stop()
+        self._target.stop()
+
+
+class Spent(NamedTuple):
+    """CPU seconds of those that make the load."""
+
+    generator: float
+    target: float
+
+
 class Bench:
     """`with Bench(interrupt) as bench:`; both processes are gone afterwards."""
 
@@ -150,6 +210,7 @@ class Bench:
         self.target = Helper(target, self.cores.target)
         self.generator = generator or Helper(GENERATOR, self.cores.generator)
         self.target_port = 0
+        self._opened: dict[str, Any] = {}
 
     def __enter__(self) -> Bench:
         try:
@@ -163,8 +224,17 @@ class Bench:
         self.generator.stop()
         self.target.stop()
 
+    def background(self) -> Background:
+        """To the server that the generator was told to open last."""
+        return Background(self, self._interrupt, self._opened)
+
+    def pause(self, seconds: float) -> None:
+        """Raises Interrupted."""
+        self._interrupt.wait(None, seconds)
+
     def order(self, do: str, tick: Callable[[], None] | None = None, **details: Any) -> dict[str, Any]:
         """Asks the generator. Raises LoadFailed, BenchFailed, Interrupted."""
-        where = {"host": self.address} if do == "open" else {}
-        self.generator.send({"do": do, **where, **details})
+        if do == "open":
+            details = self._opened = {"host": self.address, **details}
+        self.generator.send({"do": do, **details})
         return self.generator.answer(self._interrupt, details.get("duration", 0.0) + ANSWER, tick)

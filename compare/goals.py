@@ -16,16 +16,17 @@ further from the median than the noise floor. What was not measured is said to b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from compare.analysis import METRICS, Analysis, Metric
-from compare.plan import LOCAL_ONES, QUICK
+from compare.plan import LOCAL_ONES, QUICK, SCENARIOS
 from compare.report.parts import Table, interval, models, number
 from compare.report.text import framed
 from compare.schema import Settings
-from compare.servers import AEAD, BARE_FORK, LIBEV, PEER, RELAY
+from compare.servers import AEAD, BARE_FORK, LIBEV, PEER, RELAY, ROWS
 from compare.stats import Estimate, estimate, ratio
 from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
 
@@ -251,7 +252,7 @@ def finding(goal: Goal, analysis: Analysis) -> Finding:
     worst = max(sides, key=lambda side: figures[side.name].value)
     shown = figures[worst.name]
     met = verdict(shown, goal.limit, analysis.floor(goal.metric.key, goal.point))
-    return Finding(goal, met, worst, next(iter(beside), None), shown, among(goal, figures, models(analysis)))
+    return Finding(goal, met, worst, next(iter(beside), None), shown, among(goal, figures, analysis))
 
 
 def figure(side: Side, beside: Sequence[Side]) -> Estimate:
@@ -266,16 +267,31 @@ def verdict(found: Estimate, limit: float, noise: float) -> str:
     return met if found.rounds > 1 and beyond and apart > noise else met + NOISE
 
 
-def among(goal: Goal, figures: Mapping[str, Estimate], everybody: Sequence[str]) -> str:
-    """Of a goal for every model: who does not meet it, and who has no figure, or cannot have one."""
+def among(goal: Goal, figures: Mapping[str, Estimate], analysis: Analysis) -> str:
+    """Of a goal for every model: who does not meet it, and who has no figure, and why."""
     if len(figures) < 2:
         return ""
     missed = {name: found.value for name, found in figures.items() if found.value > goal.limit}
     said = [f"{name} {missed[name]:.2f}" for name in sorted(missed, key=missed.__getitem__)]
     parts = [f"{len(figures) - len(missed)} of {len(figures)} meet it; not {', '.join(said)}"] if said else []
-    if absent := [name for name in everybody if name not in figures]:
-        parts.append(f"without a figure: {', '.join(absent)}")
+    reasons: dict[str, list[str]] = {}
+    for name in models(analysis):
+        if name not in figures:
+            reasons.setdefault(why_none(goal, name, analysis), []).append(name)
+    parts += [f"without a figure: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
     return "; ".join(parts)
+
+
+def why_none(goal: Goal, name: str, analysis: Analysis) -> str:
+    """Why a model has no figure: its design cannot be asked, or its samples do not count."""
+    row, scenario = ROWS[name], goal.metric.scenario
+    if not SCENARIOS[scenario].points_of(row, (goal.point or 0,)):
+        return "one client at a time" if row.clients == 1 else f"{row.clients} clients at most"
+    samples = [one for one in analysis.result.samples if (one.row, one.scenario) == (name, scenario)]
+    invalid = Counter(one.invalid.partition(":")[0] for one in samples if one.invalid)
+    if not invalid:
+        return "not measured"
+    return f"{invalid.most_common(1)[0][0]}: {invalid.total()} of {len(samples)} samples do not count"
 
 
 # Words

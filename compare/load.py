@@ -10,7 +10,7 @@ Where client programs are what is measured, it speaks SOCKS5 (client.py alone do
     measure   the scenario's load for a time: counts, bytes, latencies, the wall time
     hold      N connections, each used once, left open
     first     new connections, one after the other: time to their first byte
-    mixed     small requests alone, then beside one bulk stream; then bulk streams beside each other
+    bulk      N bulk streams down beside each other, or one beside another generator's small requests
     crowd     N short connections in all, several at once: UNP's client of chapter 30
     close     all connections
 
@@ -34,7 +34,6 @@ from typing import Any
 from compare.client import Connection, Endpoint, Failed
 from compare.drive import Driver
 from compare.exchange import CHUNK
-from compare.stats import percentile
 from compare.stream import Shape, prepare, prepare_line
 from tunnel.address import Address
 from tunnel.keys import Secret, find_method
@@ -84,8 +83,10 @@ class Load:
         point: float | None = None,
         connections: int = 1,
         seed: int = 0,
+        first: bool = False,
     ) -> dict[str, Any]:
-        """The scenario's load. `rate`: as the warm-up found it; `point`: where on the scenario's axis."""
+        """The scenario's load. `rate`: as the warm-up found it; `point`: where on the scenario's axis;
+        `first`: on the generator's core."""
         size = max(4 * CHUNK, int(rate * duration))
         if scenario in ("bulk-up", "bulk-down"):
             return self._bulk(scenario, size)
@@ -97,7 +98,7 @@ class Load:
             return self._messages(int(point), rate, duration)
         if scenario == "load":
             assert point is not None
-            return self._driver.open_loop(point, duration, connections, PING, seed=seed)
+            return self._driver.open_loop(point, duration, connections, PING, seed=seed, first=first)
         if scenario == "concurrency":
             assert point is not None
             return self._driver.busy(duration, int(point), BUSY)
@@ -111,21 +112,8 @@ class Load:
     def first(self) -> dict[str, Any]:
         return self._driver.crowd(FIRSTS, 1, prepare(SHORT))
 
-    def mixed(self, duration: float, rate: float, connections: int, bulks: int, seed: int) -> dict[str, Any]:
-        """Three equal parts of `duration`."""
-        part = duration / 3
-        what = (rate, part, connections, PING)
-        alone = self._driver.open_loop(*what, seed=seed)
-        beside = self._driver.open_loop(*what, seed=seed + 1, bulk=1, bulk_size=BULK)
-        bulk = self._driver.busy(part, bulks, Shape(0, BULK))
-        return beside | {
-            "p99_alone": percentile(alone["latency_us"], 0.99),
-            "p99_beside": percentile(beside["latency_us"], 0.99),
-            "late": max(alone["late"], beside["late"]),
-            "fairness": bulk["fairness"],
-            "bytes": beside["bytes"] + bulk["bytes"],
-            "wall": alone["wall"] + beside["wall"] + bulk["wall"],
-        }
+    def bulk(self, duration: float, connections: int) -> dict[str, Any]:
+        return self._driver.busy(duration, connections, Shape(0, BULK))
 
     def crowd(
         self,

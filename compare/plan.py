@@ -160,7 +160,7 @@ SCENARIOS = {
             (),
             most=1,
             clients=MIXED_CONNECTIONS + 1,
-            part=4.0,  # in three, at 500 requests/s: a p99 wants some hundreds of them
+            part=8.0,  # in nine, at 500 requests/s: a p99 wants some hundreds of them
         ),
         Scenario("shock", f"{SHOCK:,} connects at once", "time to serve all, failures", (DIRECT,), most=1),
         Scenario(

@@ -22,10 +22,11 @@ import json
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from compare import servers, tree
-from compare.bench import ANSWER, Bench, LoadFailed
+from compare import beside, servers, tree
+from compare.bench import ANSWER, Bench, LoadFailed, Spent
 from compare.client import Connection, Endpoint, Failed
 from compare.interrupt import Interrupt
 from compare.load import SHORT as ONE_REQUEST
@@ -53,7 +54,7 @@ BOOKS_BYTES = 4000  # that UNP 30's client asks for
 FIGURES = (
     *("wall", "count", "bytes", "offered", "achieved", "late", "in_flight", "connections", "failures"),
     "waited",
-    *("p99_alone", "p99_beside", "fairness"),
+    *("p99_alone", "p99_beside", "fairness", "stream", "streams"),
 )
 # Each connection is gone when it is over: children that served them are waited for.
 SHORT = ("connections", "connections-concurrent", "shock", UNP)
@@ -217,7 +218,6 @@ def orders_of(sample: Sample, settings: Settings) -> Orders:
     measure = {"do": "measure", "duration": duration, "rate": 0.0, **what}
     if scenario == "mixed":
         measure = {
-            "do": "mixed",
             "duration": duration,
             "rate": MIXED_RATE,
             "connections": MIXED_CONNECTIONS,
@@ -225,6 +225,15 @@ def orders_of(sample: Sample, settings: Settings) -> Orders:
             "seed": seed,
         }
     return Orders(warm, measure)
+
+
+def ask(
+    bench: Bench, scenario: str, what: dict[str, Any], tick: Callable[[], None] | None
+) -> tuple[dict[str, Any], Spent]:
+    """The generator's answer, and what others spent to load the server beside it."""
+    if scenario == "mixed":
+        return beside.measure(bench, **what)
+    return bench.order(tick=tick, **what), Spent(0.0, 0.0)
 
 
 def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Interrupt, server: Server) -> None:
@@ -246,20 +255,19 @@ def take_load(sample: Sample, settings: Settings, bench: Bench, interrupt: Inter
         peak = max(peak, tree.pss(server.pid))
 
     before = read(bench, server)
-    answer = bench.order(tick=look if bulk and sample.round == 1 else None, **orders.measure)
+    answer, others = ask(bench, scenario, orders.measure, look if bulk and sample.round == 1 else None)
     loaded = read(bench, server)
     settled = tree.settle(interrupt, server.pid, at_most=most)
     after, after_cgroup = settled.usage, server.cgroup_cpu()
     keep(sample, answer)
     wall = answer["wall"]
-    by_clocks = after.cpu - before.server.cpu
-    spent = by_clocks
-    sample.figures["cpu_rusage"] = by_clocks
+    spent = sample.figures["cpu_rusage"] = after.cpu - before.server.cpu
     if before.cgroup is not None and after_cgroup is not None:
         spent = sample.figures["cpu_cgroup"] = after_cgroup - before.cgroup
     ticks_user, ticks_system = after.user - before.server.user, after.system - before.server.system
     user = spent * ticks_user / (ticks_user + ticks_system) if ticks_user + ticks_system else spent / 2
-    generator, target = loaded.generator - before.generator, loaded.target - before.target
+    generator = loaded.generator - before.generator + others.generator
+    target = loaded.target - before.target + others.target
     busy = loaded.machine - before.machine
     foreign = busy - (loaded.server.cpu - before.server.cpu) - generator - target
     sample.figures |= {

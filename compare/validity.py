@@ -3,6 +3,7 @@
     late         part of requests that the generator sent over 1 ms after it could have   <= 1 %
     its core     generator (and target, where they share one)                             <  95 %
     its time     part in which its loop waited for a server                               >= 5 %
+    beside       a bulk stream, of what several move without small requests               >= 1/4
     Little       N = X * R: in flight, answers a second, seconds each                     within 10 %
 
 Latency at an offered rate says nothing once the generator is late: such a sample is `invalid`. Where
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 LATE = 0.01  # of all requests
 LITTLE = 0.1  # by which both sides may differ
+STARVED = 0.25  # of the rate that bulk streams have by themselves: a slower one holds up nobody
 SATURATED = 0.95  # of a core
 SPARE = 1 - SATURATED  # of the time, in which a generator's loop must have had nothing to do
 
@@ -38,6 +40,8 @@ def why_invalid(
         return f"the generator was late: {late:.1%} of requests were sent over 1 ms after they were due"
     if "offered" in figures and generator >= SATURATED:
         return f"the generator used {generator:.0%} of its core at {figures['offered']:g} requests/s"
+    if figures.get("stream", 0.0) < STARVED * figures.get("streams", 0.0):
+        return f"the bulk stream was starved: it moved {figures['stream'] / 1e6:.0f} MB/s"
     off = little(figures, services)
     if off is not None and off > LITTLE:
         return f"Little's law does not hold: in flight and rate times time differ by {off:.0%}"

@@ -38,7 +38,7 @@ from tunnel.session import Flow, Session
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: a FIN has come, behind what can be read
 BEATS = 1.0  # seconds between signs of life while nothing moves
-LULL = 1.0  # seconds of silence after which a direction gives its buffers back
+LULL = 0.1  # seconds of silence after which a direction gives its buffers back
 EARLY = 0.01  # seconds by which the kernel may end a call before its time: it counts in jiffies
 GONE = os.EX_UNAVAILABLE  # exit code of a child whose destination has gone
 GOOD, BAD = b"+", b"-"  # how the direction of the parent has ended

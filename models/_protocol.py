@@ -169,9 +169,11 @@ class Client:
         self.accepted.sock = sock
         self.place = house.server.limits.claim(sock.fileno())
         self.connected = False
-        self.turn = house.loop.create_future()  # the end of what run() waits for, and why it ended
+        self.turn: asyncio.Future[Exception | None] = (
+            house.loop.create_future()
+        )  # the end of what run() waits for, and why it ended
         self.greeting: asyncio.TimerHandle | None = None
-        self.silence: asyncio.TimerHandle | None = None  # once one direction has ended
+        self.silence: asyncio.TimerHandle | None = None  # the look whether anything has moved
         if session.target is not None:
             self._join()
 
@@ -198,14 +200,16 @@ class Client:
         if known is not None:
             return known
         if session.dials:
-            await asyncio.wait([self.turn], timeout=handshake)
+            late = TimeoutError(f"no whole request within {handshake:g} s")
+            self.silence = self.house.loop.call_later(handshake, self.settle, late)
         else:
-            await self._moving()
-        if not self.turn.done():
-            log.info(f"no whole request within {handshake:g} s", peer_name(accepted.sock))
-            return None
-        error = self.turn.result()
-        if isinstance(error, ProtocolError):
+            self._watch(both=True)
+        error = await self.turn
+        if self.silence is not None:
+            self.silence.cancel()  # or it would end what comes next
+        if isinstance(error, TimeoutError) and error.errno is None:  # our own, and not the kernel's
+            log.info(describe(error), peer_name(accepted.sock))
+        elif isinstance(error, ProtocolError):
             log.warning(f"handshake failed: {error}", peer_name(accepted.sock))
             accepted.write(session.answer(error))
             self.house.slot.drained()
@@ -270,32 +274,25 @@ class Client:
             self.accepted.forward(lambda: self.session.up.buffer_updated(0))
 
     async def _relay(self) -> None:
-        if not await self._moving():
-            self._cut(silent_for(self.service.timeouts.idle, both=True))
-        elif error := self.turn.result():
+        self._watch(both=True)
+        if error := await self.turn:
             self._cut(error)
 
-    async def _moving(self) -> bool:
-        """Waits for the turn; False if nothing has moved for the idle time before it came."""
-        before: object = None
-        while not self.turn.done():
-            now = self._progress()
-            if now == before:
-                return False
-            before = now
-            await asyncio.wait([self.turn], timeout=self.service.timeouts.idle)
-        return True
+    def _watch(self, both: bool, before: object = None) -> None:
+        """Ends the wait if nothing moves for as long as it may not: less, once one direction has ended.
 
-    def _progress(self) -> list[tuple[int, int]]:
-        return [(side.moves, side.unsent()) for side in (self.accepted, self.dialled)]
-
-    def _watch_half_closed(self, before: object = None) -> None:
-        """One direction has ended: the other ends with it if nothing moves for as long as it may not."""
-        now, longest = self._progress(), self.service.timeouts.half_closed
+        A timer, and a future that run() awaits: asyncio.wait would hold 2 KB for each connection."""
+        now, longest = self._progress(), self.service.timeouts.silence(both)
+        if self.silence is not None:
+            self.silence.cancel()
         if now == before:
-            self.settle(silent_for(longest, both=False))
+            self.settle(silent_for(longest, both))
         else:
-            self.silence = self.house.loop.call_later(longest, self._watch_half_closed, now)
+            self.silence = self.house.loop.call_later(longest, self._watch, both, now)
+
+    def _progress(self) -> tuple[int, ...]:
+        accepted, dialled = self.accepted, self.dialled
+        return accepted.moves, accepted.unsent(), dialled.moves, dialled.unsent()
 
     # --- what the sides tell ---
 
@@ -324,7 +321,7 @@ class Client:
             self.settle(Left())
         elif side.peer.open:
             side.peer.write_eof()
-            self._watch_half_closed()
+            self._watch(both=False)
         else:
             self.settle(self.accepted.failure or self.dialled.failure)
 
@@ -343,8 +340,7 @@ class Client:
         side.failure, side.transport = error, None
         side.peer.open = False
         side.peer.pause()
-        if self.silence is None:
-            self._watch_half_closed()
+        self._watch(both=False)
         if not side.peer.full:
             self._reopen(side)
 

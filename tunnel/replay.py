@@ -1,15 +1,18 @@
 """Salts that were seen, so that a recorded stream is worth nothing to whoever sends it again.
 
     shared memory (a memfd, or a file): inherited by fork, handed over by SIGUSR2
-    +--------+-------------------------------+-------------------------------+
-    | header | generation 0: 2^21 salts' room | generation 1: 2^21 salts' room |
-    +--------+-------------------------------+-------------------------------+
-      turns (which one is filled), salts in that one, replays so far
+    +--------+-------+------------------------+-------+------------------------+
+    | header | front | generation 0: the rest | front | generation 1: the rest |
+    +--------+-------+------------------------+-------+------------------------+
+      |        `- room for 2^16 salts   `- with the front, for 2^21
+      `- turns (which one is filled), salts in that one, replays so far
 
-A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line
-with room. Both generations are asked, one is filled; after 2^20 salts the other one is emptied and filled
-instead. So the last 1,048,576 salts are always known, and at most twice as many. A fresh salt is taken
-for a replay with a probability below 10^-17: somebody else's must agree in 64 bits and share its line.
+A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line with
+room. The first 2^15 salts of a generation go into its front: anywhere in all of it, each of thousands would
+make a page of its own, and touch it in each worker. Both generations are asked, one is filled; after 2^20
+salts the other one is emptied and filled instead. So the last 1,048,576 salts are always known, and at most
+twice as many. A fresh salt is taken for a replay with a probability below 10^-17: somebody else's must agree
+in 64 bits and share its line.
 
 Rules: check and add are one step, under a record lock of fcntl, which a process that dies gives back, and
 a lock between the threads of one process. Nothing is kept but bits of salts, which are no secret. Pages
@@ -30,10 +33,11 @@ from tunnel.errors import ConfigError
 
 GENERATION = 1 << 20  # salts
 LINES = 1 << 18  # of a generation: it is half full at most
+FRONT, FRONT_LINES = 1 << 15, 1 << 13  # the same of its front
 LINE = Struct("=8Q")
 SLOT = Struct("=Q")
 SALT = Struct("=QQ")  # its first 16 bytes; others have 32
-MAGIC = b"unpsalt\2"
+MAGIC = b"unpsalt\3"
 COUNTS, COUNTS_AT = Struct("=IIQ"), len(MAGIC)  # turns from one generation to the other, salts in it, replays
 
 
@@ -87,38 +91,46 @@ class SaltMemory:
         with self._threads:
             fcntl.fcntl(fd, fcntl.F_SETLKW, LOCKED)
             try:
-                return self._add(mark, place % LINES)
+                return self._add(mark, place)
             finally:
                 fcntl.fcntl(fd, fcntl.F_SETLK, UNLOCKED)
 
-    def _add(self, mark: int, line: int) -> bool:
+    def _add(self, mark: int, place: int) -> bool:
         memory = self._memory
         turns, salts, replays = COUNTS.unpack_from(memory, COUNTS_AT)
         filled = turns & 1
-        room = self._room(filled, mark, line)
+        room = self._room(filled, salts, mark, place)
         # Until the first turn the other one is empty: a look at it would only make pages of it.
-        if room is None or (turns and self._room(1 - filled, mark, line) is None):
+        if room is None or (turns and self._room(1 - filled, GENERATION, mark, place) is None):
             COUNTS.pack_into(memory, COUNTS_AT, turns, salts, replays + 1)
             return False
         if salts >= GENERATION:
             turns, salts, filled = turns + 1, 0, 1 - filled
             self._empty(filled)
-            room = self._room(filled, mark, line)
+            room = self._room(filled, salts, mark, place)
             assert room is not None
         SLOT.pack_into(memory, room, mark)
         COUNTS.pack_into(memory, COUNTS_AT, turns, salts + 1, replays)
         return True
 
-    def _room(self, generation: int, mark: int, line: int) -> int | None:
-        """Where there is room for it; None if it is there already."""
+    def _room(self, generation: int, salts: int, mark: int, place: int) -> int | None:
+        """Where there is room for it, in a generation with so many salts; None if it is there already."""
+        first = generation * LINES
+        room = self._in_lines(first, FRONT_LINES, mark, place)
+        if room is None or salts < FRONT:
+            return room
+        return self._in_lines(first + FRONT_LINES, LINES - FRONT_LINES, mark, place)
+
+    def _in_lines(self, first: int, lines: int, mark: int, place: int) -> int | None:
+        line = place % lines
         while True:
-            at = FIRST + (generation * LINES + line) * LINE.size
+            at = FIRST + (first + line) * LINE.size
             marks = LINE.unpack_from(self._memory, at)
             if mark in marks:
                 return None
             if not marks[-1]:
                 return at + marks.index(0) * SLOT.size
-            line = (line + 1) % LINES
+            line = (line + 1) % lines
 
     def _empty(self, generation: int) -> None:
         size = LINES * LINE.size

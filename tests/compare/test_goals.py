@@ -96,12 +96,32 @@ def test_what_holds_for_every_model_is_shown_by_the_worst_and_names_who_misses(a
     one = finding(made(dear), "bulk up, every model beside libev")
     assert one.ours
     assert (one.ours.name, one.met) == ("epoll", NO)
-    assert one.note.startswith("4 of 6 meet it; not uvloop 0.9")
+    assert one.note.startswith("4 of 6 meet it; not uvloop 0.")
     assert ", epoll 1.1" in one.note
     assert finding(as_made, "bulk up, every model beside libev").note == ""
-    cannot = made(rows=[*ROWS, "trampoline"])  # which has no sample of mixed
-    assert finding(cannot, "p99 beside one bulk stream, every model").note.endswith(
-        "without a figure: trampoline"
+
+
+def test_who_has_no_figure_is_named_with_the_reason() -> None:
+    late = "the generator was late: 2.0% of requests were sent over 1 ms after they were due"
+
+    def unlucky(sample: Sample) -> None:
+        if sample.row == "epoll" and sample.scenario == "mixed" and sample.round < 3:
+            sample.invalid = late
+            sample.figures.clear()
+
+    beside = "p99 beside one bulk stream, every model"
+    cannot = made(unlucky, rows=[*ROWS, "trampoline"])
+    assert finding(cannot, beside).note.endswith(
+        "; without a figure: iterative (one client at a time); without a figure: trampoline (not measured)"
+    )
+    assert "epoll" in finding(cannot, beside).note  # three samples of five are enough
+
+    def unluckier(sample: Sample) -> None:
+        if sample.row == "epoll" and sample.scenario == "mixed" and sample.round < 4:
+            sample.invalid = late
+
+    assert finding(made(unluckier), beside).note.endswith(
+        "without a figure: epoll (the generator was late: 3 of 5 samples do not count)"
     )
 
 

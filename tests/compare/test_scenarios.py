@@ -6,21 +6,23 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from compare import ceiling, cgroup, sample, servers, tree, unp
+from compare import beside, ceiling, cgroup, sample, servers, tree, unp
 from compare.analysis import METRICS
 from compare.bench import Bench
+from compare.drive import poisson
 from compare.forks import FORKS
 from compare.interrupt import Interrupt
 from compare.plan import CHILDREN, HERD, SCENARIOS, SHOCK, Planned
 from compare.sample import take
 from compare.schema import Result, RowInfo, Sample, Settings, Worker
 from compare.servers import BARE_FORK, DIRECT, NULL, RELAY, ROWS
-from compare.validity import LITTLE, little
+from compare.validity import LITTLE, little, why_invalid
 
 METHOD = "aes-256-gcm"
 SETTINGS = Settings([], 1, 0.1, 1, METHOD)
@@ -189,9 +191,55 @@ def test_small_requests_beside_a_bulk_stream(bench: Bench) -> None:
     figures = sample.figures
     assert figures["p99_alone"] > 0
     assert figures["p99_beside"] > 0
-    assert figures["bytes"] >= 5 << 20  # at least one exchange of each stream
+    assert figures["bytes"] >= 8 << 20  # at least one exchange of each stream
+    assert figures["stream"] > 0
     assert 0.25 <= figures["fairness"] <= 1
-    assert sample.latency_us
+    due = sum(
+        len(poisson(500, 0.1 * 8 / beside.PARTS, 1 + 1 + turn)) for turn in range(1, 2 * beside.TURNS, 2)
+    )
+    assert sum(count for _, count in sample.latency_us) == due  # those beside the stream, and no others
+
+
+def test_what_moves_bytes_beside_a_load_gives_way_to_all_others(bench: Bench) -> None:
+    how: dict[str, Any] = {
+        "method": None,
+        "password": None,
+        "port": bench.target_port,
+        "target": bench.target_port,
+    }
+    bench.order("open", **how)
+    with bench.background() as bulk:
+        below = children_that(lambda pid: os.sched_getscheduler(pid) == os.SCHED_IDLE)
+        above = children_that(lambda pid: os.sched_getscheduler(pid) == os.SCHED_OTHER)
+        assert len(below) == 2
+        assert {os.getsid(pid) for pid in below + above} == {os.getsid(0)}  # or they would not be compared
+        before = bulk.cpu()
+        bulk.begin("bulk", duration=0.05, connections=2)
+        assert bulk.end()["bytes"] >= 2 << 20
+        assert bulk.cpu().generator > before.generator
+    assert not children_that(below.__contains__)
+
+
+def children_that(are: Callable[[int], bool]) -> list[int]:
+    return [pid for pid in tree.descendants(os.getpid())[1:] if are(pid)]
+
+
+def test_turns_are_added_and_means_weighted_by_time() -> None:
+    one = {"wall": 1.0, "count": 100, "late": 0.0, "in_flight": 1.0, "waited": 0.5}
+    other = {"wall": 3.0, "count": 300, "late": 0.04, "in_flight": 2.0, "waited": 0.9}
+    histograms = {"latency_us": [(5, 1), (7, 2)], "service_us": [(5, 3)]}
+    both = beside.joined([one | histograms, other | histograms])
+    assert both["latency_us"] == [(5, 2), (7, 4)]
+    assert both["service_us"] == [(5, 6)]
+    assert (both["count"], both["achieved"]) == (400, 100.0)
+    assert both["late"] == pytest.approx(0.03)
+    assert both["in_flight"] == pytest.approx(1.75)
+    assert both["waited"] == pytest.approx(0.8)
+
+
+def test_a_stream_that_got_no_time_has_held_up_nobody() -> None:
+    assert why_invalid({"stream": 30e6, "streams": 100e6}, [], 0.1) is None
+    assert "starved: it moved 20 MB/s" in (why_invalid({"stream": 20e6, "streams": 100e6}, [], 0.1) or "")
 
 
 @pytest.mark.parametrize("row", ["iterative", "prefork-reuseport", "asyncio"])

@@ -62,7 +62,9 @@ def test_server_by_name(make_rig: MakeRig) -> None:
 def test_name_server_that_is_slow_keeps_nobody_else_waiting(make_rig: MakeRig, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_NAME_SERVER)  # in the server's process, at its start
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    rig = make_rig(resolves=True, environment={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path}
+    # The time for the handshake is over before the name is there, and no business of the look-up any more.
+    rig = make_rig("--handshake-timeout", "0.8", resolves=True, environment=environment)
     started = time.monotonic()
     slow = rig.near(target=("slow.test", rig.far_place.port), first=b"slow")
     for _ in range(3):

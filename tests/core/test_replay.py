@@ -19,8 +19,9 @@ SALT_SIZES = (16, 32)
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[], SaltMemory]:
-    """A memory of 64 salts a generation."""
-    for name, value in (("GENERATION", 64), ("LINES", 1 << 10), ("SIZE", replay.FIRST + (2 << 10) * 64)):
+    """A memory of 64 salts a generation, 16 of them in its front."""
+    sizes = {"GENERATION": 64, "LINES": 1 << 10, "FRONT": 16, "FRONT_LINES": 1 << 5}
+    for name, value in (sizes | {"SIZE": replay.FIRST + (2 << 10) * 64}).items():
         monkeypatch.setattr(replay, name, value)
     return SaltMemory
 
@@ -34,7 +35,7 @@ def test_salt_is_new_once(size: int) -> None:
     assert memory.replays == len(salts)
 
 
-@pytest.mark.parametrize("bits", [range(64), range(64, 82)])
+@pytest.mark.parametrize("bits", [range(64), range(64, 77)])
 def test_salts_that_differ_in_one_bit_are_different(bits: range) -> None:
     memory = SaltMemory()
     salt = os.urandom(16)
@@ -56,7 +57,8 @@ def test_salts_of_one_line_go_on_into_the_next() -> None:
 
 def test_last_line_goes_on_into_the_first(small: Callable[[], SaltMemory]) -> None:
     memory = small()
-    last = (replay.LINES - 1).to_bytes(8, "little")
+    rest = replay.LINES - replay.FRONT_LINES
+    last = (replay.FRONT_LINES * rest - 1).to_bytes(8, "little")  # of the front, and of the rest
     crowd = [number.to_bytes(8, "little") + last for number in range(1, 40)]
     assert all(memory.add(salt) for salt in crowd)
     assert not any(memory.add(salt) for salt in crowd)
@@ -80,9 +82,24 @@ def test_memory_is_made_by_salts_and_not_by_looking_for_them() -> None:
         salt = os.urandom(16)
         assert memory.add(salt)
         assert not memory.add(salt)
-        line = int.from_bytes(salt[8:], "little") % replay.LINES
+        line = int.from_bytes(salt[8:], "little") % replay.FRONT_LINES
         pages.add((replay.FIRST + line * replay.LINE.size) // replay.FIRST)
-        assert os.fstat(memory.fileno()).st_blocks * 512 <= len(pages) * replay.FIRST, number
+        assert taken(memory) <= len(pages) * replay.FIRST, number
+
+
+def test_thousands_of_salts_share_the_pages_of_the_front() -> None:
+    memory = SaltMemory()
+    front = replay.FIRST + replay.FRONT_LINES * replay.LINE.size
+    salts = [os.urandom(16) for _ in range(replay.FRONT)]
+    assert all(map(memory.add, salts))
+    assert front // 2 < taken(memory) <= front
+    assert all(memory.add(os.urandom(16)) for _ in range(100))
+    assert taken(memory) > front  # the front is half full, and the rest has begun
+    assert not any(map(memory.add, salts))
+
+
+def taken(memory: SaltMemory) -> int:
+    return os.fstat(memory.fileno()).st_blocks * 512
 
 
 def test_of_processes_that_race_exactly_one_has_it_new() -> None:
@@ -167,4 +184,4 @@ def test_memory_is_taken_only_by_what_is_seen() -> None:
     memory = SaltMemory()
     for _ in range(10):
         memory.add(os.urandom(16))
-    assert os.fstat(memory.fileno()).st_blocks * 512 < 64 * 4096
+    assert taken(memory) < 64 * 4096
