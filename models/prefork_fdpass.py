@@ -93,7 +93,8 @@ class Dispatcher(WatchfulPool):
         """A child is free, or has ended."""
         with contextlib.suppress(ConnectionError):
             if self._channels[pid].recv(1):
-                if not self.workers[pid].leaving:
+                worker = self.workers.get(pid)  # none: it has been killed and reaped since
+                if worker and not worker.leaving:
                     self._free.add(pid)
                     self._pass_on()
                 return
