@@ -218,11 +218,9 @@ class Limits:
         return index
 
     def take_over(self, fd: int, number: int) -> None:
-        """In the child that was passed the connection; or in its parent, if it could not be passed."""
+        """In the child that was passed the connection."""
         if number != NO_PLACE:
             self._held[fd] = number
-            if self._table is not None:
-                self._table.give(number, os.getpid())
 
     def bury(self, pid: int) -> None:
         """A child has been reaped."""

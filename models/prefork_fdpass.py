@@ -29,7 +29,6 @@ from functools import partial
 from models._pump import serve_client
 from models._scoreboard import ACCEPT, Slot
 from models._server import WAKES, Server
-from models._stop import SEND_HOME
 from models._watch import WatchfulPool
 from tunnel.connection import adopt, seconds
 
@@ -59,7 +58,16 @@ class Dispatcher(WatchfulPool):
         return pid
 
     def prepare(self) -> None:
-        """Accepts only what can be passed on: that is the backpressure."""
+        """Passes on, and accepts only what can be passed on: that is the backpressure."""
+        # fig: pass to the oldest that is free
+        for pid, channel in self._channels.items():
+            if self._clients and pid in self._free:
+                self._free.discard(pid)
+                fd = self._clients[0].fileno()
+                with contextlib.suppress(OSError):  # it is leaving: the next one, then
+                    socket.send_fds(channel, [self.server.limits.give(fd, pid).to_bytes(4, "big")], [fd])
+                    self._clients.pop(0).close()
+        # end fig
         for listener in self.server.listeners:
             if self._free and not self._clients and not self.stopping:
                 self.watch(listener.fileno(), partial(self._accept, listener))
@@ -73,45 +81,16 @@ class Dispatcher(WatchfulPool):
                 self.server.accept.taken()
         except OSError as error:
             self.server.accept.sit_out(error)
-        self._pass_on()  # now: the next signal may send everybody home
-
-    def _pass_on(self) -> None:
-        # fig: pass to the oldest that is free
-        for pid, channel in self._channels.items():
-            if self._clients and pid in self._free:
-                self._free.discard(pid)
-                fd = self._clients[0].fileno()
-                number = self.server.limits.give(fd, pid)
-                try:
-                    socket.send_fds(channel, [number.to_bytes(4, "big")], [fd])
-                    self._clients.pop(0).close()
-                except OSError:  # it has been killed: the next one, then
-                    self.server.limits.take_over(fd, number)
-        # end fig
 
     def _hear(self, pid: int) -> None:
         """A child is free, or has ended."""
         with contextlib.suppress(ConnectionError):
             if self._channels[pid].recv(1):
-                worker = self.workers.get(pid)  # none: it has been killed and reaped since
-                if worker and not worker.leaving:
-                    self._free.add(pid)
-                    self._pass_on()
+                self._free.add(pid)
                 return
         self._free.discard(pid)
         self.unwatch(self._channels[pid].fileno())
         self._channels.pop(pid).close()
-
-    def _send_home(self, pid: int, number: int = SEND_HOME) -> None:
-        self._free.discard(pid)  # what it was passed before, it still reads
-        super()._send_home(pid, number)
-
-    def _stop(self) -> None:
-        super()._stop()
-        while self._clients:  # all those that were free have been killed
-            client = self._clients.pop()
-            self.server.limits.claim(client.fileno()).leave()
-            client.close()
 
 
 def work(server: Server, slot: Slot, channel: socket.socket, others: Iterable[socket.socket]) -> None:
