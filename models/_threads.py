@@ -21,18 +21,22 @@ from models._scoreboard import Slot
 from models._server import Server
 from tunnel.log import describe, log
 
-PATIENT = sys.getswitchinterval()  # seconds that a thread waits for the interpreter lock before it insists
+PATIENT = sys.getswitchinterval()  # seconds
 WAITS = 50_000  # a second, of all threads together
 
 
-class ClientThreads:
-    """A thread for each client.
+def switch_interval(clients: int) -> float:
+    """How long a thread waits for the interpreter lock (seconds) before it wakes to insist, and again.
 
-    Who waits for the interpreter lock wakes after each switch interval, to ask for it. If all are woken at
-    once, by 5,000 connections that end, 10,000 threads wake 200 times a second: then that is all that the
-    processor does, and nobody is served for seconds. So the more threads, the longer the interval. They
-    hardly need it: whoever has the lock gives it up with his next system call.
+    If all are woken at once, by 5,000 connections that end, 10,000 threads wake 200 times a second each:
+    then that is all that the processor does, and nobody is served for seconds. So the more threads, the
+    longer the interval. They hardly need it: whoever has the lock gives it up with his next system call.
     """
+    return max(PATIENT, 2 * clients / WAITS)  # two threads for each client
+
+
+class ClientThreads:
+    """A thread for each client."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -44,7 +48,7 @@ class ClientThreads:
         slot = self._server.scoreboard.take()
         thread = BareThread()
         self._threads.add(thread)
-        self._set_patience()
+        sys.setswitchinterval(switch_interval(len(self._threads)))
         try:
             thread.start(self._serve, thread, slot, accepted)
         except OSError as error:
@@ -69,10 +73,7 @@ class ClientThreads:
     def _leave(self, thread: BareThread, slot: Slot) -> None:
         self._server.scoreboard.give_back(slot)
         self._threads.discard(thread)
-        self._set_patience()
-
-    def _set_patience(self) -> None:
-        sys.setswitchinterval(max(PATIENT, 2 * len(self._threads) / WAITS))  # two threads for each client
+        sys.setswitchinterval(switch_interval(len(self._threads)))
 
 
 class PoolThreads:
