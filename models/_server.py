@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from models._limits import Limits
+from models._limits import Limits, Seldom
 from models._scoreboard import ACCEPT, Scoreboard, Slot
 from models._stop import Stop
 from tunnel.address import Address
 from tunnel.connection import accept_from, seconds
 from tunnel.dial import Dial
 from tunnel.drain import Drain
-from tunnel.log import log
 from tunnel.session import Session
 
 # SO_RCVTIMEO of the listener, which accepted sockets inherit (seconds). accept returns after this time,
@@ -135,6 +134,8 @@ class Accept:
         self._limits = limits
         self.left: int | None = None  # connections until this worker has served enough
         self._short = False  # of descriptors or memory; said once
+        # And seldom: at the edge it comes and goes, since other threads may open a file for a moment.
+        self._shortages = Seldom()
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._only = listeners[0] if len(listeners) == 1 else None
         self._poller = select.poll()
@@ -178,7 +179,7 @@ class Accept:
             self._limits.say_full()
         elif error.errno in OUT_OF_RESOURCES:
             if not self._short:
-                log.warning(f"{consequence}: {error.strerror}")
+                self._shortages.warn(f"{consequence}: {error.strerror}")
             self._short = True
         elif error.errno not in GONE_BEFORE_ACCEPT:
             raise error

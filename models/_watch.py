@@ -42,13 +42,14 @@ class WatchfulPool(Pool):
             self._poller.unregister(fd)
 
     def prepare(self) -> None:
-        """Called before each poll: the time to change what is watched."""
+        """Called before each poll, and before a signal is acted upon: the time to change what is watched,
+        and to pass on what has come, for the signal may send everybody home."""
 
     def wait(self, seconds: float) -> int | None:
         # fig: wait for everything
         until = time.monotonic() + seconds
+        self.prepare()
         while not self._signals and (left := until - time.monotonic()) > 0:
-            self.prepare()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
             ready: list[tuple[int, int]] = []
             try:
@@ -59,5 +60,6 @@ class WatchfulPool(Pool):
             for fd, _ in ready:
                 if callback := self._callbacks.get(fd):
                     callback()
+            self.prepare()
         return self._signals.popleft() if self._signals else None
         # end fig

@@ -330,7 +330,8 @@ def test_the_far_ends_of_the_axes(scenario: str, point: float, bench: Bench) -> 
 def test_two_accounts_of_the_same_cpu_agree(bench: Bench) -> None:
     """fork: nearly all of it is spent by children that have ended, which two counters saw in two ways.
 
-    /proc tells the CPU of reaped children, user and system, in whole ticks: each may be one off.
+    /proc tells the CPU of reaped children, user and system, in whole ticks: each may be one off. What a
+    child still runs while it is reaped, the group alone counts. Both may come together, so they are added.
     """
     if cgroup.cpu_source() != "cgroup cpu.stat":
         pytest.skip(
@@ -344,4 +345,5 @@ def test_two_accounts_of_the_same_cpu_agree(bench: Bench) -> None:
     figures = sample.figures
     assert figures["cpu"] == figures["cpu_cgroup"]
     assert figures["cpu_cgroup"] > 0.1
-    assert figures["cpu_rusage"] == pytest.approx(figures["cpu_cgroup"], rel=0.05, abs=2 * tree.TICK)
+    most = 2 * tree.TICK + 0.05 * figures["cpu_cgroup"]
+    assert figures["cpu_rusage"] == pytest.approx(figures["cpu_cgroup"], rel=0.0, abs=most)

@@ -425,6 +425,22 @@ def test_client_that_comes_with_a_reload_is_held_by_its_own_worker_alone(make_ri
 
 
 @pytest.mark.only("prefork-fdpass")
+def test_client_that_comes_with_a_stop_is_passed_on_before_all_are_sent_home(make_rig: MakeRig) -> None:
+    """It has been accepted: kept by a master that nobody takes clients from any more, it would hang."""
+    rig = make_rig("--grace", "10", workers=3)
+    stop(rig.pid)
+    near = rig.near(first=b"x")
+    os.kill(rig.pid, signal.SIGTERM)
+    os.kill(rig.pid, signal.SIGCONT)
+    far = rig.far()
+    assert far.receive_exactly(1) == b"x"
+    exchange(near, far, 100_000)
+    near.close()
+    far.close()
+    assert rig.tunnel.wait(5.0) == 0
+
+
+@pytest.mark.only("prefork-fdpass")
 def test_master_holds_no_client_and_a_worker_no_listener(make_rig: MakeRig) -> None:
     rig = make_rig(workers=2)
     near, _ = rig.open()

@@ -19,7 +19,7 @@ from models import MODELS
 from tests.conformance.conftest import pool_of
 from tests.harness.marks import ACCEPT_ONLY
 from tests.harness.rig import LOCAL, SERVE, Rig
-from tests.harness.stream import CHUNK, Sealed, Task, exchange, pattern, send_and_finish, sha256
+from tests.harness.stream import CHUNK, PATIENCE, Sealed, Task, exchange, pattern, send_and_finish, sha256
 from tests.harness.tree import holdings, is_alive, members, memory, wait_until
 
 MB = 1_000_000
@@ -170,8 +170,8 @@ def test_silent_connection_is_cut_and_one_that_moves_in_one_direction_is_not(sta
             time.sleep(0.1)  # the rhythm is the subject
         receiver.send(b"still here")
         assert sender.receive_exactly(10) == b"still here"
-        assert near.how_it_ends(1.6) in ("FIN", "RST")
-        assert far.how_it_ends(0.5) in ("FIN", "RST")
+        assert near.how_it_ends(PATIENCE) in ("FIN", "RST")
+        assert far.how_it_ends(PATIENCE) in ("FIN", "RST")
         near.close()
         far.close()
     assert len(rig.tunnel.wait_for_lines("cut: nothing moved", 2)) == 2, "one line a client"

@@ -96,12 +96,13 @@ def test_every_worker_has_a_slot_that_says_what_it_does(make_rig: MakeRig) -> No
     told = status_of(rig)
     assert sorted(slot["pid"] for slot in told["slots"]) == child_pids(rig.pid)
     assert {slot["state"] for slot in told["slots"]} <= {"in accept", "waiting for the lock"}
+    before = time.monotonic()
     near, _ = rig.open()
     states = [slot["state"] for slot in status_of(rig)["slots"]]
     assert states.count("relaying") == 1
     near.send(b"x")
     (busy,) = [slot for slot in status_of(rig)["slots"] if slot["state"] == "relaying"]
-    assert busy["seconds"] < 5.0
+    assert 0.0 <= busy["seconds"] < time.monotonic() - before, "it relays since then"
     assert not any(slot["leaving"] for slot in told["slots"])
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.conformance.conftest import MakeRig
+from tests.harness.process import waiting_for_accept
 from tests.harness.rig import LOCAL, SERVE, Rig
 from tests.harness.stream import RESET, Stream, exchange
 from tests.harness.tree import child_pids, is_alive, wait_until
@@ -201,4 +202,5 @@ def test_children_that_end_by_the_hundred_leave_no_zombie(make_rig: MakeRig) -> 
         for stream in streams:
             with contextlib.suppress(*RESET):
                 stream.reset()
+    wait_until(lambda: not waiting_for_accept(rig.place), 60.0, "all of them have been accepted")
     rig.is_healthy()

@@ -83,7 +83,7 @@ class Prober:
     def run(self, probes: Sequence[Probe], at_once: int = AT_ONCE) -> list[Outcome]:
         """In random order, `at_once` of them at a time."""
         waiting = list(probes)
-        random.Random(1).shuffle(waiting)
+        random.shuffle(waiting)
         while waiting:
             batch, waiting = waiting[:at_once], waiting[at_once:]
             for probe in batch:

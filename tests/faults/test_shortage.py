@@ -134,13 +134,15 @@ def test_descriptor_1024(case: Case) -> None:
 
 @row(29, peers=PEERS, cannot={"select": "it watches 1,024 descriptors at most: its lesson"})
 def test_ten_thousand_idle_connections(case: Case) -> None:
-    """10,000 clients that have said nothing, then a transfer among them."""
+    """10,000 clients that have said nothing, then a transfer among them; twice, to one process."""
     own = resource.getrlimit(resource.RLIMIT_NOFILE)
     if own[1] < IDLE + 500:
         lacking(f"{own[1]} descriptors are all that a process may have here (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (own[1], own[1]))
     try:
-        rig = case.make("--handshake-timeout", "600")
+        # Each worker keeps the memory of its own largest crowd, and the kernel shares out a crowd anew each
+        # time: a pool grows for some rounds, and loses nothing. With one, the second time tells a leak.
+        rig = case.make("--handshake-timeout", "600", workers=1 if case.subject in POOLS else 0)
         before = memory(rig.pid)
         grown = []
         for _ in range(2):  # what the first ones have left is enough for the second ones
@@ -153,7 +155,7 @@ def test_ten_thousand_idle_connections(case: Case) -> None:
             rig.settles(within=10.0)
         each = grown[0] / 1000 / IDLE
         assert each < IDLE_KB, f"{each:.1f} KB for each"
-        assert grown[1] < 1.5 * grown[0] + MB, f"{grown[0] / MB:.0f} MB, then {grown[1] / MB:.0f} MB"
+        assert grown[1] < 1.1 * grown[0] + MB, f"{grown[0] / MB:.0f} MB, then {grown[1] / MB:.0f} MB"
         case.note(f"{each:.1f} KB each")
         case.allow_growth(max(grown))  # it is free, but the process keeps it
         case.look()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from pathlib import Path
 
 from tests.conformance import test_crowds as crowds
 from tests.conformance import test_master as masters
@@ -13,7 +12,7 @@ from tests.conformance import test_workers as workers
 from tests.faults.case import Case
 from tests.faults.rows import POOLS, row
 from tests.harness.places import closed_place
-from tests.harness.process import Place
+from tests.harness.process import waiting_for_accept
 from tests.harness.stream import RESET, Sealed, Task, exchange, pattern, send_and_finish, sha256
 from tests.harness.tree import is_alive, wait_until
 
@@ -83,15 +82,6 @@ def test_hanging_worker(case: Case) -> None:
 def test_workers_that_die_at_start(case: Case) -> None:
     """A site module that ends every fork with code 3."""
     masters.test_workers_that_die_at_start_end_the_server_with_a_code_of_its_own(case.make, case.directory)
-
-
-def waiting_for_accept(place: Place) -> int:
-    """How many connections are in the listener's queue."""
-    for line in Path("/proc/net/tcp").read_text().splitlines():
-        fields = line.split()
-        if fields[1].endswith(f":{place.port:04X}") and fields[3] == "0A":
-            return int(fields[4].partition(":")[2], 16)
-    return 0
 
 
 @row(37)

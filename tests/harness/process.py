@@ -166,3 +166,12 @@ class Tunnel(Program):
     @property
     def place(self) -> Place:
         return self.places[0]
+
+
+def waiting_for_accept(place: Place) -> int:
+    """How many connections are in the listener's queue."""
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        fields = line.split()
+        if fields[1].endswith(f":{place.port:04X}") and fields[3] == "0A":
+            return int(fields[4].partition(":")[2], 16)
+    return 0

@@ -11,6 +11,7 @@ from models._bare_thread import BareThread
 from models._copy import Link, copy_by_threads
 from models._scoreboard import Scoreboard
 from models._server import Timeouts
+from models._threads import PATIENT, WAITS, switch_interval
 from tunnel.address import Address
 from tunnel.services import Plain, RelaySession
 
@@ -54,6 +55,12 @@ def test_no_thread_to_be_had_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(OSError, match="can't start new thread"):
         thread.start(print)
     thread.join()
+
+
+def test_a_crowd_of_threads_does_not_wake_more_often_than_a_processor_can() -> None:
+    assert switch_interval(1) == switch_interval(100) == PATIENT
+    for clients in (1000, 5000, 20_000):
+        assert 2 * clients / switch_interval(clients) <= 1.001 * WAITS, "threads, and how often each wakes"
 
 
 class Watched(Plain):
