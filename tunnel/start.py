@@ -187,15 +187,16 @@ class Start:
 
     def _session_factory(self, secret: Secret, values: Values) -> Callable[[], Session]:
         """What makes the Session of each accepted connection. Raises ConfigError, OSError."""
+        if self._salts is None:
+            # A client end has no file: its server, with the same configuration, would find all salts seen.
+            self._salts = SaltMemory(values.get("replay_file") if self._command == SERVE else None)
+        fresh = self._salts.add
         if self._command == SERVE:
-            if self._salts is None:
-                self._salts = SaltMemory(values.get("replay_file"))
-            fresh = self._salts.add
             return lambda: ServerSession(secret, fresh)
         if self._command == LOCAL:
-            return lambda: SocksSession(secret)
+            return lambda: SocksSession(secret, fresh)
         target: Address = values["target"]
-        return lambda: ForwardSession(secret, target)
+        return lambda: ForwardSession(secret, target, fresh)
 
     def _rehearsal(self, secret: Secret) -> Rehearsal:
         """What both sides of a connection to this end could say (models/_rehearsal.py tells why)."""
