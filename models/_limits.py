@@ -218,8 +218,9 @@ class Limits:
         return index
 
     def take_over(self, fd: int, number: int) -> None:
-        """In the child that was passed the connection."""
-        if number != NO_PLACE:
+        """In the child that was passed the connection, or in whoever could not pass it on."""
+        if number != NO_PLACE and self._table is not None:
+            self._table.give(number, os.getpid())
             self._held[fd] = number
 
     def bury(self, pid: int) -> None:

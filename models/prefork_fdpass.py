@@ -64,8 +64,12 @@ class Dispatcher(WatchfulPool):
             if self._clients and pid in self._free:
                 self._free.discard(pid)
                 fd = self._clients[0].fileno()
-                with contextlib.suppress(OSError):  # it is leaving: the next one, then
-                    socket.send_fds(channel, [self.server.limits.give(fd, pid).to_bytes(4, "big")], [fd])
+                place = self.server.limits.give(fd, pid)
+                try:
+                    socket.send_fds(channel, [place.to_bytes(4, "big")], [fd])
+                except OSError:  # it is leaving: the next one, then
+                    self.server.limits.take_over(fd, place)
+                else:
                     self._clients.pop(0).close()
         # end fig
         for listener in self.server.listeners:

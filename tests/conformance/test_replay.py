@@ -126,6 +126,20 @@ def test_new_program_knows_what_the_old_one_has_seen(make_rig: MakeRig) -> None:
     wait_until(lambda: not is_alive(pid), 3.0, "the new program ends when it is told to")
 
 
+@pytest.mark.only("prefork", "thread")
+def test_one_new_program_is_enough(make_rig: MakeRig) -> None:
+    """Two would serve side by side from then on, each with limits of its own."""
+    rig = make_rig()
+    for _ in range(3):
+        os.kill(rig.pid, signal.SIGUSR2)
+        rig.tunnel.wait_for_lines(r"new program (is \d+|has been started already)", 1)
+    rig.tunnel.wait_for_lines(r"has been started already")
+    assert rig.tunnel.wait(5.0) == 0
+    (pid,) = re.findall(r"new program is (\d+)", rig.tunnel.log())
+    os.kill(int(pid), signal.SIGTERM)
+    wait_until(lambda: not is_alive(int(pid)), 3.0, "the new program ends when it is told to")
+
+
 @pytest.mark.only("prefork", "select")
 def test_file_keeps_it_over_a_restart(make_rig: MakeRig, tmp_path: Path) -> None:
     path = tmp_path / "salts"

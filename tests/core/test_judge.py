@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+import socket
 
 import pytest
 from hypothesis import given
@@ -29,6 +32,8 @@ CLOSED = {
     "6to4": ["2002:7f00:1::", "2002:a00:1::1", "2002:a9fe:a9fe::"],
     "Teredo": ["2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001::1"],
     "discard-only": ["100::1"],
+    "for protocols": ["192.0.0.8", "192.0.0.192", "192.88.99.1", "64:ff9b::192.0.0.192"],
+    "clouds'": ["168.63.129.16", "::ffff:168.63.129.16"],
 }
 OPEN = [
     "1.1.1.1",
@@ -146,6 +151,20 @@ def test_what_is_bound_here_is_the_machines_own() -> None:
     assert is_own("127.0.0.1")
     assert not is_own("192.0.2.1")
     assert not is_own("2001:db8::1")
+
+
+def test_an_address_that_cannot_be_asked_about_counts_as_the_machines_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No port is left to bind to: what cannot be judged is not dialled."""
+    from tunnel import dial
+
+    class NoPort(socket.socket):
+        def bind(self, _: object) -> None:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    monkeypatch.setattr("tunnel.dial.socket.socket", NoPort)
+    assert dial.is_own("192.0.2.1")
 
 
 def test_an_address_that_the_machine_gets_later_is_closed_from_then_on() -> None:
