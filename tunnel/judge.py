@@ -91,6 +91,10 @@ class Judge:
         """What the patterns say of a host name; None: nothing, its addresses decide."""
         if not self._names:
             return None
+        if (
+            "\\" in name
+        ):  # the resolver reads \115 as an s (RFC 1035 5.1): it would not look up what is judged
+            return False
         labels = plain_name(name).split(".")
         patterns = [".".join(labels), *("*." + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]
         return next((self._names[pattern] for pattern in patterns if pattern in self._names), None)

@@ -242,6 +242,9 @@ def test_this_machines_own_users_go_anywhere_but_where_it_is_denied() -> None:
         ("", "bücher.example", "BÜCHER.example", False),
         ("", "bücher.example", "xn--bcher-kva.example", False),
         ("", "*.example.com", "a" * 70 + ".example.com", False),
+        ("", "*.example.com", "www.\\101xample.com", False),
+        ("", "*.example.com", "www.exampl\\e.com", False),
+        ("*.example.com", "", "evil\\.example.com", False),
     ],
 )
 def test_the_longest_pattern_decides_and_between_equals_deny(
