@@ -143,8 +143,8 @@ class Clients:
         finally:
             session.up.release()
             session.down.release()
-            place.leave()
             accepted.close()
+            place.leave()  # not before: somebody may wait for just this one
             if dialled is not None:
                 dialled.close()
             self.number -= 1
