@@ -30,6 +30,8 @@ import socket
 import sys
 import time
 from _thread import allocate_lock
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EUSERS
 from struct import Struct
 
@@ -216,6 +218,16 @@ class Limits:
             return NO_PLACE
         self._table.give(index, pid)
         return index
+
+    @contextmanager
+    def passing(self, fd: int, pid: int) -> Iterator[bytes]:
+        """The same for a child that is sent the connection, with this. If it cannot be, all stays here."""
+        number = self.give(fd, pid)
+        try:
+            yield number.to_bytes(4, "big")
+        except OSError:
+            self.take_over(fd, number)
+            raise
 
     def take_over(self, fd: int, number: int) -> None:
         """In the child that was passed the connection, or in whoever could not pass it on."""

@@ -64,12 +64,9 @@ class Dispatcher(WatchfulPool):
             if self._clients and pid in self._free:
                 self._free.discard(pid)
                 fd = self._clients[0].fileno()
-                place = self.server.limits.give(fd, pid)
-                try:
-                    socket.send_fds(channel, [place.to_bytes(4, "big")], [fd])
-                except OSError:  # it is leaving: the next one, then
-                    self.server.limits.take_over(fd, place)
-                else:
+                # A child that is leaving hears no more: the next one, then.
+                with contextlib.suppress(OSError), self.server.limits.passing(fd, pid) as number:
+                    socket.send_fds(channel, [number], [fd])
                     self._clients.pop(0).close()
         # end fig
         for listener in self.server.listeners:

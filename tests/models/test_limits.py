@@ -95,8 +95,8 @@ def test_a_connection_that_could_not_be_passed_on_keeps_its_place(listener: sock
     limits, leaving = Limits(total=5), 1 << 21
     with socket.create_connection(listener.getsockname()):
         accepted = limits.accept(listener)
-        number = limits.give(accepted.fileno(), leaving)
-        limits.take_over(accepted.fileno(), number)
+        with pytest.raises(BrokenPipeError), limits.passing(accepted.fileno(), leaving):
+            raise BrokenPipeError
         limits.bury(leaving)
         assert counts(limits) == (1, 0)
         place = limits.claim(accepted.fileno())
