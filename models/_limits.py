@@ -30,6 +30,8 @@ import socket
 import sys
 import time
 from _thread import allocate_lock
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EUSERS
 from struct import Struct
 
@@ -217,9 +219,20 @@ class Limits:
         self._table.give(index, pid)
         return index
 
+    @contextmanager
+    def passing(self, fd: int, pid: int) -> Iterator[bytes]:
+        """The same for a child that is sent the connection, with this. If it cannot be, all stays here."""
+        number = self.give(fd, pid)
+        try:
+            yield number.to_bytes(4, "big")
+        except OSError:
+            self.take_over(fd, number)
+            raise
+
     def take_over(self, fd: int, number: int) -> None:
-        """In the child that was passed the connection."""
-        if number != NO_PLACE:
+        """In the child that was passed the connection, or in whoever could not pass it on."""
+        if number != NO_PLACE and self._table is not None:
+            self._table.give(number, os.getpid())
             self._held[fd] = number
 
     def bury(self, pid: int) -> None:

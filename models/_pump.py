@@ -52,8 +52,8 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
     finally:
         session.up.release()
         session.down.release()
-        place.leave()
         accepted.close()
+        place.leave()  # not before: somebody may wait for just this one
         if dialled is not None:
             dialled.close()
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from models._pump import serve_client
 from models._scoreboard import Slot
-from models._server import Rehearsal, Server
+from models._server import Rehearsal, Server, Timeouts
 from tunnel.address import Address
 from tunnel.connection import accept_from, seconds
 from tunnel.log import describe, log
@@ -36,7 +36,11 @@ def rehearse(server: Server, serve: Callable[[Server, Slot, socket.socket], None
         with loopback() as front, loopback() as back:
             # The server itself, and no copy of it: bytecode is specialised for one layout of an object.
             dial = service.rehearsal.dial(Address(*back.getsockname()))
-            server.service = stage = service._replace(dial=dial, copy=service.copy or "poll")
+            # Another user of the machine may find the port: he holds up the start for no longer than this.
+            patience = Timeouts(*[PATIENCE] * 3)
+            server.service = stage = service._replace(
+                dial=dial, timeouts=patience, copy=service.copy or "poll"
+            )
             pid = os.fork()
             if pid == 0:
                 play(service.rehearsal, front, back, service.new_session().dials)

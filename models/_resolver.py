@@ -7,15 +7,19 @@ The way of libuv's `uv_getaddrinfo` (threadpool.c, async.c): work goes to a smal
 written to a descriptor that the loop watches says that answers are there. The descriptor is an
 eventfd, or a pipe on systems that have none.
 
-Rules: started by the first name, so a server of literals has no threads. Callbacks run in the loop's
-thread only. Threads come from `_thread`, since importing `threading` is dear (tunnel/log.py).
+Rules: started by the first name, so a server of literals has no threads. Whoever asked waits for the
+connect timeout and not longer, so a name that has waited in the queue for that time is not looked up any
+more: else names that take long keep the threads busy after those who asked have gone. Callbacks run in the
+loop's thread only. Threads come from `_thread`, since importing `threading` is dear (tunnel/log.py).
 """
 
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import sys
+import time
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable
 
@@ -53,7 +57,7 @@ class Resolver:
         """`watch(fd, callback)`: how the loop calls back when `fd` is readable. May raise OSError."""
         self._server = server
         self._watch = watch
-        self._asked: SimpleQueue[tuple[Address, OnFound]] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[Address, OnFound, float]] = SimpleQueue()  # until when (monotonic)
         self._answered: SimpleQueue[tuple[OnFound, Found]] = SimpleQueue()
         self._woken = self._wake = -1
 
@@ -69,7 +73,7 @@ class Resolver:
             except OSError as error:  # no descriptor for it; the next name may find one
                 on_found(error)
                 return
-        self._asked.put((target, on_found))
+        self._asked.put((target, on_found, time.monotonic() + dial.timeout))
 
     def _start(self) -> None:
         woken, wake = wakeup_descriptors()
@@ -95,6 +99,10 @@ class Resolver:
 
     def _work(self) -> None:
         while True:
-            target, on_found = self._asked.get()
-            self._answered.put((on_found, addresses_of(self._server.service.dial, target)))
+            target, on_found, until = self._asked.get()
+            if time.monotonic() < until:
+                found = addresses_of(self._server.service.dial, target)
+            else:
+                found = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            self._answered.put((on_found, found))
             os.write(self._wake, ONE)

@@ -62,6 +62,11 @@ def up_to_line(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
 
+def size_for(slots: int) -> int:
+    """Bytes of a board."""
+    return up_to_line(HEADER.size) + up_to_line(slots) + slots * ALIGN
+
+
 class Entry(NamedTuple):
     """A slot as a reader sees it."""
 
@@ -96,7 +101,7 @@ class Scoreboard:
     """The board of one server. Made before the first fork."""
 
     def __init__(self, model: str, command: str, slots: int = SLOTS) -> None:
-        size = up_to_line(HEADER.size) + up_to_line(slots) + slots * ALIGN
+        size = size_for(slots)
         self._fd = os.memfd_create(NAME) if hasattr(os, "memfd_create") else -1
         if self._fd >= 0:
             os.ftruncate(self._fd, size)
@@ -182,7 +187,7 @@ class Board:
 
 
 def text(field: bytes) -> str:
-    return field.rstrip(b"\0").decode()
+    return field.rstrip(b"\0").decode("ascii", "replace")
 
 
 class Slot:

@@ -143,8 +143,8 @@ class Clients:
         finally:
             session.up.release()
             session.down.release()
-            place.leave()
             accepted.close()
+            place.leave()  # not before: somebody may wait for just this one
             if dialled is not None:
                 dialled.close()
             self.number -= 1
@@ -249,8 +249,8 @@ class Clients:
             self._scheduler.wake(task, came=True)
 
         self._resolver.resolve(target, on_found)
-        while not found:
-            yield pause()
+        if not found and not (yield pause(self.server.service.dial.timeout)):
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         if isinstance(found[0], OSError):
             raise found[0]
         return found[0]

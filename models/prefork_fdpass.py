@@ -64,8 +64,9 @@ class Dispatcher(WatchfulPool):
             if self._clients and pid in self._free:
                 self._free.discard(pid)
                 fd = self._clients[0].fileno()
-                with contextlib.suppress(OSError):  # it is leaving: the next one, then
-                    socket.send_fds(channel, [self.server.limits.give(fd, pid).to_bytes(4, "big")], [fd])
+                # A child that is leaving hears no more: the next one, then.
+                with contextlib.suppress(OSError), self.server.limits.passing(fd, pid) as number:
+                    socket.send_fds(channel, [number], [fd])
                     self._clients.pop(0).close()
         # end fig
         for listener in self.server.listeners:

@@ -16,6 +16,8 @@ write sends them all. Nothing is copied in Python but the part of a record that 
 Rules:
 - An opener hands on what has authenticated, and nothing after the first byte that has not.
 - A nonce is used once. The counter is a Python integer: it does not wrap (96 bits, 2^95 records).
+- A salt is asked about, and remembered, once the first payload has authenticated: who does not have the
+  key cannot fill the memory, nor learn what is in it. Nothing of a stream that came before is handed on.
 - After an error the flow is dead; it raises the same error again.
 """
 
@@ -27,7 +29,7 @@ from collections.abc import Callable
 from cryptography.exceptions import InvalidTag
 
 from tunnel.buffers import LARGEST, MAX_PAYLOAD, SIZES
-from tunnel.errors import ProtocolError, RecordError, Truncated
+from tunnel.errors import ProtocolError, RecordError, Replayed, Truncated
 from tunnel.flow import EMPTY, Flow
 from tunnel.keys import NONCE_SIZE, TAG_SIZE, Aead, Secret
 
@@ -104,18 +106,30 @@ class Sealer(Flow):
 class Opener(Flow):
     """Salt and records in, plaintext out."""
 
-    __slots__ = ("_cipher", "_counter", "_error", "_held", "_length", "_length_view", "_secret", "salt")
+    __slots__ = (
+        "_cipher",
+        "_counter",
+        "_error",
+        "_fresh",
+        "_held",
+        "_length",
+        "_length_view",
+        "_salt",
+        "_secret",
+    )
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, secret: Secret, fresh: Callable[[bytes], bool] | None = None) -> None:
+        """`fresh(salt)` remembers a salt and says whether it is new (tunnel/replay.py)."""
         super().__init__()
         self._secret = secret
+        self._fresh = fresh  # until it has been asked
         self._cipher: Aead | None = None
         self._counter = 0
         self._length = 0  # of the payload that comes next; 0: a length comes next
         self._length_view = bytearray(2)
         self._error: ProtocolError | None = None
         self._held = EMPTY
-        self.salt = b""  # once it has come
+        self._salt = b""  # once it has come
 
     def hold(self, plain: memoryview) -> None:
         """Gives back plaintext that was taken too early; `buffer_updated(0)` returns it again."""
@@ -135,10 +149,14 @@ class Opener(Flow):
             if end < start:
                 self._filled = end
                 return EMPTY
-            self.salt = bytes(sealed[:start])
-            cipher = self._cipher = self._secret.cipher(self.salt)
+            self._salt = bytes(sealed[:start])
+            cipher = self._cipher = self._secret.cipher(self._salt)
         try:
             start, made = self._open(cipher, sealed, start, end)
+            if made and self._fresh is not None:
+                fresh, self._fresh = self._fresh, None
+                if not fresh(self._salt):
+                    raise Replayed("salt has been seen before")
         except ProtocolError as error:
             self._error = error
             raise

@@ -321,14 +321,15 @@ def complain(arguments: argparse.Namespace, text: str, code: int) -> int:
 
 def hide_secrets_in_argv() -> None:
     """Replaces this process by one that gets each ss:// URI through a pipe instead of its arguments."""
-    if not any("ss://" in word for word in sys.argv):
+    uri = re.compile("ss://", re.IGNORECASE | re.ASCII)  # RFC 3986 section 3.1
+    if not any(map(uri.search, sys.argv)):
         return
     words = list(sys.orig_argv)
     for place, word in enumerate(words):
-        flag, found, secret = word.partition("ss://")
-        if found:
+        if found := uri.search(word):
+            flag, secret = word[: found.start()], word[found.start() :]
             reading, writing = os.pipe()
-            os.write(writing, (found + secret).encode())
+            os.write(writing, secret.encode())
             os.close(writing)
             os.set_inheritable(reading, True)
             words[place] = f"{flag}/dev/fd/{reading}"

@@ -259,7 +259,7 @@ def parse_uri(uri: str) -> Values:
 
     expected = "expected ss://BASE64(method:password)@HOST:PORT"
     scheme, _, rest = uri.strip().partition("://")
-    if scheme != "ss":
+    if scheme.lower() != "ss":  # RFC 3986 section 3.1
         raise ConfigError(f"server URI does not begin with ss://: {expected}")
     rest, _, _tag = rest.partition("#")
     rest, _, query = rest.partition("?")

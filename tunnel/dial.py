@@ -7,7 +7,7 @@ Two ways to drive it. `dial(target)` blocks: the blocking models. `dial.addresse
 `addresses` to a helper thread where it would ask a name server (`is_literal`).
 
 Rules: the address that was judged is the one that is dialled; judging a name and dialling it again
-would let its owner change the answer in between (DNS rebinding).
+would let its owner change the answer in between (DNS rebinding). Of a name, MOST_ADDRESSES are tried.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from tunnel.address import Address, encode_name, ipv4_bytes, ipv6_bytes
@@ -24,6 +25,10 @@ from tunnel.errors import HandshakeError
 
 if TYPE_CHECKING:
     from tunnel.judge import Judge
+
+# Whoever owns a name chooses how many addresses it has. Each may take the whole connect timeout, and a worker
+# that blocks is held meanwhile.
+MOST_ADDRESSES = 8
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
@@ -42,13 +47,16 @@ def is_literal(host: str) -> bool:
 
 
 def is_own(literal: str) -> bool:
-    """True for an address of this machine: only such can be bound to (bind(2), EADDRNOTAVAIL)."""
+    """True for an address of this machine: only such can be bound to (bind(2), EADDRNOTAVAIL).
+
+    An address that cannot be asked about, because ports or memory have run out, counts as one.
+    """
     family = socket.AF_INET6 if ":" in literal else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
             sock.bind((literal, 0))
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
     return True
 
 
@@ -109,9 +117,9 @@ class Dial:
             raise closed(target.host)
         found = resolve(target)
         if judge is None:
-            return found
+            return found[:MOST_ADDRESSES]
         allows = judge.allows_as_named if named else judge.allows
-        allowed = [address for address in found if allows(address[0])]
+        allowed = list(islice((address for address in found if allows(address[0])), MOST_ADDRESSES))
         if not allowed:
             raise closed(found[0][0])
         return allowed

@@ -50,7 +50,7 @@ class Handover:
         self._old.close()
 
 
-def hand_over(left: Left, on_complete: Callable[[], None]) -> None:
+def hand_over(left: Left, on_complete: Callable[[], None], on_failure: Callable[[], None]) -> None:
     """Starts the program anew. Success or failure is acted upon when it is known."""
     mine, theirs = socket.socketpair()
     with theirs:
@@ -70,12 +70,15 @@ def hand_over(left: Left, on_complete: Callable[[], None]) -> None:
         except OSError as error:
             log.error(f"cannot start the new program: {error.strerror}")
             mine.close()
+            on_failure()
             return
     log.info(f"new program is {pid}: it takes over when it is ready")
-    _thread.start_new_thread(wait, (pid, mine, on_complete))
+    _thread.start_new_thread(wait, (pid, mine, on_complete, on_failure))
 
 
-def wait(pid: int, new: socket.socket, on_complete: Callable[[], None]) -> None:
+def wait(
+    pid: int, new: socket.socket, on_complete: Callable[[], None], on_failure: Callable[[], None]
+) -> None:
     """Until the new program is ready, or has ended."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
     with new:
@@ -86,3 +89,4 @@ def wait(pid: int, new: socket.socket, on_complete: Callable[[], None]) -> None:
     with contextlib.suppress(ChildProcessError):  # a handler of SIGCHLD was first
         os.waitpid(pid, 0)
     log.error(f"new program {pid} has ended before it was ready: this one goes on")
+    on_failure()

@@ -8,7 +8,8 @@
 
 For a listener that others can reach: no loopback, private, link-local (with the clouds' metadata
 service), carrier-grade NAT, multicast, reserved or unspecified address, and none of this machine's
-own. `--allow` opens ranges and names, `--deny` closes them.
+own, nor what clouds keep at public addresses for their machines alone. `--allow` opens ranges and names,
+`--deny` closes them.
 
 Precedence: of the ranges that hold an address the narrowest decides, of the patterns that match a name
 the longest; between equals, `--deny`. A denied name is not looked up. The addresses of an allowed name may
@@ -44,6 +45,11 @@ LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?")  # RFC 1123, and the und
 NAT64 = IPv6Network("64:ff9b::/96")
 GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out; the rest has some local meaning
 DOCUMENTATION = IPv6Network("3fff::/20")  # RFC 9637, unknown to Python 3.11
+NOT_PUBLIC = (
+    IPv4Network("192.0.0.0/24"),  # RFC 6890; Python 3.11 knows parts of it. Oracle's cloud: metadata
+    IPv4Network("192.88.99.0/24"),  # RFC 7526: relays of 6to4, given up
+    IPv4Network("168.63.129.16/32"),  # the host under an Azure machine: certificates, extensions, names
+)
 KNOWN = 1024  # literals whose verdict is kept: parsing one costs more than all the rest of its dial
 
 
@@ -85,6 +91,10 @@ class Judge:
         """What the patterns say of a host name; None: nothing, its addresses decide."""
         if not self._names:
             return None
+        if (
+            "\\" in name
+        ):  # the resolver reads \115 as an s (RFC 1035 5.1): it would not look up what is judged
+            return False
         labels = plain_name(name).split(".")
         patterns = [".".join(labels), *("*." + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]
         return next((self._names[pattern] for pattern in patterns if pattern in self._names), None)
@@ -111,6 +121,8 @@ class Judge:
         if self._trusts:
             return True
         if isinstance(address, IPv6Address) and (address not in GLOBAL_UNICAST or address in DOCUMENTATION):
+            return False
+        if any(address in network for network in NOT_PUBLIC):
             return False
         return str(address) if address.is_global and not address.is_multicast else False
 

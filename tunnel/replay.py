@@ -24,6 +24,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import stat
 import struct
 import sys
 from _thread import allocate_lock
@@ -153,10 +154,27 @@ def replays_in(memory: mmap.mmap) -> int:
 
 def new_descriptor(path: str | None) -> int:
     if path is not None:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_private(path)
     if hasattr(os, "memfd_create"):
         return os.memfd_create("tunnel-salts")
     import tempfile  # noqa: PLC0415
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def open_private(path: str) -> int:
+    """Raises OSError; ConfigError for a file that others have a hand in. Who may write to it can make it
+    forget, or cut it short under a running server; who may read it can lock it, and all would wait."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        said = "is no file: expected a file of --replay-file, or none"
+    elif status.st_uid != os.geteuid():
+        said = "belongs to somebody else: expected a file of this user's, or none"
+    elif status.st_mode & 0o077:
+        said = "others can open it: expected a file that is yours alone (chmod 600)"
+    else:
+        return fd
+    os.close(fd)
+    raise ConfigError(f"{path}: {said}")

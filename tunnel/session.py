@@ -24,7 +24,8 @@ What a model does with it, whatever the model:
 
 Rules: `up` and `down` share no mutable state, so two threads or two processes may own one each. Nothing
 here refers back to its session: a connection's memory is free when its last reference goes, without
-the garbage collector.
+the garbage collector. `fresh`, at each end: the memory of salts (tunnel/replay.py). It knows what came and
+what was sent, since one key seals both ways: either could be played to us as the other.
 The 2022 edition's records and a relay without encryption are other Flows behind the same Session.
 """
 
@@ -34,7 +35,7 @@ from collections.abc import Callable
 
 from tunnel.address import Address, pack, unpack
 from tunnel.aead import Opener, Sealer
-from tunnel.errors import HandshakeError, ProtocolError, Replayed, Truncated
+from tunnel.errors import HandshakeError, ProtocolError, Truncated
 from tunnel.flow import EMPTY, Flow, Opening
 from tunnel.keys import Secret
 from tunnel.socks import SUCCEEDED, SocksError, SocksOpening, reply, reply_to
@@ -70,19 +71,13 @@ class Session:
 
 
 class Request(Opening):
-    """The opening of a sealed stream: opens `up`'s records until the address header is whole.
+    """The opening of a sealed stream: opens `up`'s records until the address header is whole."""
 
-    The salt is asked about, and remembered, once the first payload has authenticated: who does not
-    have the key cannot fill the memory, nor learn what is in it.
-    """
+    __slots__ = ("_error", "_head", "_up")
 
-    __slots__ = ("_asked", "_error", "_fresh", "_head", "_up")
-
-    def __init__(self, up: Opener, fresh: Callable[[bytes], bool] | None = None) -> None:
+    def __init__(self, up: Opener) -> None:
         super().__init__()
         self._up = up
-        self._fresh = fresh
-        self._asked = False
         self._head = b""
         self._error: ProtocolError | None = None
 
@@ -94,11 +89,6 @@ class Request(Opening):
         if self._error:
             raise self._error
         plain = self._up.buffer_updated(n)
-        if plain and not self._asked:
-            self._asked = True
-            if self._fresh and not self._fresh(self._up.salt):
-                self._error = Replayed("salt has been seen before")
-                raise self._error
         if self._head:
             plain = memoryview(self._head + plain)
         try:
@@ -124,17 +114,13 @@ class Request(Opening):
 
 
 class ServerSession(Session):
-    """Opens the accepted side's records and dials where they say: `tunnel serve`.
-
-    `fresh(salt)` remembers a salt and says whether it is new (tunnel/replay.py). Our own salts are
-    remembered too, or what this server has said could be sent to it as a request.
-    """
+    """Opens the accepted side's records and dials where they say: `tunnel serve`."""
 
     __slots__ = ()
 
     def __init__(self, secret: Secret, fresh: Callable[[bytes], bool] | None = None) -> None:
-        self.up = up = Opener(secret)
-        self.opening = Request(up, fresh)
+        self.up = up = Opener(secret, fresh)
+        self.opening = Request(up)
         self.down = Sealer(secret, remember=fresh)
 
 
@@ -143,10 +129,10 @@ class ForwardSession(Session):
 
     __slots__ = ()
 
-    def __init__(self, secret: Secret, target: Address) -> None:
+    def __init__(self, secret: Secret, target: Address, fresh: Callable[[bytes], bool] | None = None) -> None:
         self.opening = Opening(target)
-        self.up = Sealer(secret, pack(target))
-        self.down = Opener(secret)
+        self.up = Sealer(secret, pack(target), fresh)
+        self.down = Opener(secret, fresh)
 
     @property
     def patience(self) -> float:
@@ -159,10 +145,10 @@ class SocksSession(Session):
     __slots__ = ()
     opening: SocksOpening
 
-    def __init__(self, secret: Secret) -> None:
-        self.up = up = Sealer(secret)
+    def __init__(self, secret: Secret, fresh: Callable[[bytes], bool] | None = None) -> None:
+        self.up = up = Sealer(secret, remember=fresh)
         self.opening = SocksOpening(up)
-        self.down = Opener(secret)
+        self.down = Opener(secret, fresh)
 
     @property
     def patience(self) -> float:

@@ -53,6 +53,7 @@ class Start:
         self._command = command
         self._gatherer = Gatherer(command, arguments)
         self._salts: SaltMemory | None = None  # as long as the server, and its successors by SIGUSR2
+        self._upgrading = False  # one successor is enough: two would both serve, each with limits of its own
 
     def run(self) -> None:
         """Runs until told to stop. Raises ConfigError or OSError before the first accept."""
@@ -123,13 +124,20 @@ class Start:
         """SIGUSR2: the program anew, on the same listeners."""
         from tunnel.handover import Left, hand_over  # noqa: PLC0415
 
+        if self._upgrading:
+            log.warning("SIGUSR2: a new program has been started already")
+            return
+        self._upgrading = True
         listeners = {
             str(place): [listener.fileno() for listener in here]
             for place, here in zip(self._places, self._listeners, strict=True)
         }
         salts = None if self._salts is None else self._salts.fileno()
         left = Left(listeners, salts, self._gatherer.uri, self._gatherer.password)
-        hand_over(left, self._server.stop.hand_over)
+        hand_over(left, self._server.stop.hand_over, self._upgrade_failed)
+
+    def _upgrade_failed(self) -> None:
+        self._upgrading = False
 
     def _log(self, values: Values, warnings: Sequence[str]) -> None:
         """Raises OSError for a log file that cannot be had."""
@@ -187,15 +195,16 @@ class Start:
 
     def _session_factory(self, secret: Secret, values: Values) -> Callable[[], Session]:
         """What makes the Session of each accepted connection. Raises ConfigError, OSError."""
+        if self._salts is None:
+            # A client end has no file: its server, with the same configuration, would find all salts seen.
+            self._salts = SaltMemory(values.get("replay_file") if self._command == SERVE else None)
+        fresh = self._salts.add
         if self._command == SERVE:
-            if self._salts is None:
-                self._salts = SaltMemory(values.get("replay_file"))
-            fresh = self._salts.add
             return lambda: ServerSession(secret, fresh)
         if self._command == LOCAL:
-            return lambda: SocksSession(secret)
+            return lambda: SocksSession(secret, fresh)
         target: Address = values["target"]
-        return lambda: ForwardSession(secret, target)
+        return lambda: ForwardSession(secret, target, fresh)
 
     def _rehearsal(self, secret: Secret) -> Rehearsal:
         """What both sides of a connection to this end could say (models/_rehearsal.py tells why)."""

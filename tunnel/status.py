@@ -5,7 +5,9 @@
                       /memfd:tunnel-limits        how many were refused
     /proc/net/tcp                                 the depth of the accept queue (rx_queue of a listener)
 
-Rules: looking costs the server nothing; it is not asked, stopped or told.
+Rules: looking costs the server nothing; it is not asked, stopped or told. What root looks at may be
+anybody's, and made to hurt who looks: so it is copied before it is read (a mapping ends with a SIGBUS when
+its file is cut short), opening does not wait (a FIFO), and what is no board of ours in every part is none.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from models import _limits
-from models._scoreboard import MAGIC, NAME, STATES, Board, Entry, Totals
+from models import MODELS, _limits
+from models._scoreboard import HEADER, MAGIC, NAME, STATES, Board, Entry, Totals, size_for
 from tunnel import replay
 from tunnel.address import Address
+from tunnel.config import FORWARD, LOCAL, SERVE
 
 EVERY = 1.0  # seconds, of --watch
+LARGEST = 1 << 21  # bytes; of a board, and of the limits
+ENOUGH = mmap.PAGESIZE  # of the salts: their counts
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 
 
@@ -96,33 +101,56 @@ def find() -> Iterator[Found]:
 def board_of(pid: str) -> Board | None:
     for fd, target in descriptors(pid):
         if NAME in target:
-            memory = mapped(pid, fd, MAGIC)
-            return Board(memory, Board(memory, 0).totals().slots) if memory else None
+            memory = copied(pid, fd, MAGIC)
+            return board_in(memory) if memory else None
     return None
+
+
+def board_in(memory: mmap.mmap) -> Board | None:
+    """None if any part of it is what no server of ours would have written."""
+    if len(memory) < HEADER.size:
+        return None
+    totals = Board(memory, 0).totals()
+    if len(memory) != size_for(totals.slots) or not 0 <= totals.started < 1 << 40:
+        return None
+    if totals.model not in MODELS or totals.command not in (SERVE, LOCAL, FORWARD):
+        return None
+    board = Board(memory, totals.slots)
+    return board if all(entry.state < len(STATES) for entry in board.entries()) else None
 
 
 def counts_of(pid: str) -> tuple[int, int | None, int]:
     """Replays, connections that are open and that were refused, as the server remembers them."""
     replays, open_, refused = 0, None, 0
     for fd, target in descriptors(pid):
-        if target.startswith("/") and (memory := mapped(pid, fd, replay.MAGIC, replay.SIZE)):
+        if target.startswith("/") and (memory := copied(pid, fd, replay.MAGIC, replay.SIZE)):
             replays = replay.replays_in(memory)
-        elif _limits.NAME in target and (memory := mapped(pid, fd, _limits.MAGIC)):
+        elif _limits.NAME in target and (memory := copied(pid, fd, _limits.MAGIC, _limits.SIZE)):
             open_, refused = _limits.read_counts(memory)
     return replays, open_, refused
 
 
-def mapped(pid: str, fd: str, magic: bytes, size: int = 0) -> mmap.mmap | None:
+def copied(pid: str, fd: str, magic: bytes, size: int = 0) -> mmap.mmap | None:
     """A server's memory, unless it is something else, of another version, or only just being made."""
     try:
-        status = os.stat(path := f"/proc/{pid}/fd/{fd}")
-        if not stat.S_ISREG(status.st_mode) or not status.st_size or size not in (0, status.st_size):
+        path = f"/proc/{pid}/fd/{fd}"
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may do something
             return None
-        with open(path, "rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(opened).st_size
+            if not found or size not in (0, found) or found > max(size, LARGEST):
+                return None
+            content = os.pread(opened, found if found <= LARGEST else ENOUGH, 0)
+        finally:
+            os.close(opened)
     except OSError:
         return None
-    return memory if memory[: len(magic)] == magic else None
+    if not content.startswith(magic):
+        return None
+    memory = mmap.mmap(-1, len(content))
+    memory[:] = content
+    return memory
 
 
 def descriptors(pid: str) -> Iterator[tuple[str, str]]:

@@ -159,6 +159,30 @@ def test_a_configuration_that_others_can_read_is_refused_where_others_can_connec
     assert PASSWORD not in ended.err
 
 
+def test_a_replay_file_that_others_have_a_hand_in(tmp_path: Path) -> None:
+    """A reader can lock it, and all would wait; a writer can make it forget."""
+    path = tmp_path / "salts"
+    words = ["serve", "--listen", "127.0.0.1:0", "--replay-file", str(path)]
+    path.touch()
+    for mode in (0o644, 0o620, 0o666):
+        path.chmod(mode)
+        mistake(os.EX_CONFIG, str(path), "others can open it", "chmod 600", words=words)
+        assert path.stat().st_size == 0, "it is left as it was"
+    path.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(path, 1, 1)
+        mistake(os.EX_CONFIG, str(path), "belongs to somebody else", words=words)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    mistake(os.EX_CONFIG, str(path), "is no file", words=words)
+
+
+@pytest.mark.parametrize("argument", [URI.removeprefix("ss://"), URI.replace("ss://", "ss:")])
+def test_a_uri_without_its_beginning_is_not_quoted_as_a_missing_file(argument: str) -> None:
+    ended = mistake(os.EX_CONFIG, "ss://", words=["local", "--server", argument])
+    assert "YWVz" not in ended.err
+
+
 WRONG_URIS = {
     "nothing": b"",
     "a password": PASSWORD.encode(),

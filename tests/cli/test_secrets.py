@@ -46,7 +46,7 @@ def assert_hidden(server: Running, *pids: int) -> None:
             assert spelt not in seen
 
 
-@pytest.mark.parametrize("how", ["standard input", "a file", "an argument", "an argument with ="])
+@pytest.mark.parametrize("how", ["standard input", "a file", "an argument", "an argument with =", "capitals"])
 def test_a_uri_is_in_no_processs_arguments_or_environment(how: str, tmp_path: Path) -> None:
     uri = format_uri("aes-256-gcm", PASSWORD, Address("127.0.0.1", 9))
     words, given = {
@@ -54,6 +54,7 @@ def test_a_uri_is_in_no_processs_arguments_or_environment(how: str, tmp_path: Pa
         "a file": (["--server", private(tmp_path / "uri", uri)], b""),
         "an argument": (["--server", uri], b""),
         "an argument with =": ([f"--server={uri}"], b""),
+        "capitals": (["--server", uri.replace("ss://", "SS://")], b""),
     }[how]
     with Running("local", "--model", "prefork", "--workers", "2", *words, given=given) as client:
         assert_hidden(client, *client.family())

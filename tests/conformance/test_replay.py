@@ -1,4 +1,5 @@
-"""What was sent before is not served again, whoever of the server's processes and threads it comes to."""
+"""What was sent before is not served again, whoever of the server's processes and threads it comes to; nor
+is it believed at the client end."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import re
 import select
 import signal
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 
 from tests.conformance.conftest import WORKERS, MakeRig
 from tests.conformance.test_handshake import begin, good_opening
-from tests.harness.rig import SERVE, Rig
+from tests.harness.rig import FORWARD, LOCAL, NAMED, SERVE, Rig
+from tests.harness.stream import Sealed, Stream
 from tests.harness.tree import is_alive, wait_until
 from tests.harness.wire import address_header
 
@@ -123,6 +126,20 @@ def test_new_program_knows_what_the_old_one_has_seen(make_rig: MakeRig) -> None:
     wait_until(lambda: not is_alive(pid), 3.0, "the new program ends when it is told to")
 
 
+@pytest.mark.only("prefork", "thread")
+def test_one_new_program_is_enough(make_rig: MakeRig) -> None:
+    """Two would serve side by side from then on, each with limits of its own."""
+    rig = make_rig()
+    for _ in range(3):
+        os.kill(rig.pid, signal.SIGUSR2)
+        rig.tunnel.wait_for_lines(r"new program (is \d+|has been started already)", 1)
+    rig.tunnel.wait_for_lines(r"has been started already")
+    assert rig.tunnel.wait(5.0) == 0
+    (pid,) = re.findall(r"new program is (\d+)", rig.tunnel.log())
+    os.kill(int(pid), signal.SIGTERM)
+    wait_until(lambda: not is_alive(int(pid)), 3.0, "the new program ends when it is told to")
+
+
 @pytest.mark.only("prefork", "select")
 def test_file_keeps_it_over_a_restart(make_rig: MakeRig, tmp_path: Path) -> None:
     path = tmp_path / "salts"
@@ -142,3 +159,48 @@ def test_file_that_holds_something_else_is_refused_and_left_alone(make_rig: Make
     with pytest.raises(AssertionError, match="holds something else: expected a file of --replay-file"):
         make_rig("--replay-file", str(path))
     assert path.read_bytes() == b"precious"
+
+
+# --- at the client end: what its server has said, and what it has said itself ---
+
+
+def said_by_server(rig: Rig, words: bytes) -> bytes:
+    """A whole reply, of which somebody on the way has kept a copy."""
+    near = rig.near(first=b"hello")
+    far = rig.far()
+    assert isinstance(far, Sealed)
+    reply = far.outgoing.seal(words)
+    far.sock.sendall(reply)
+    assert near.receive_exactly(len(words)) == words
+    near.close()
+    far.close()
+    return reply
+
+
+def is_not_believed(rig: Rig, send: Callable[[Stream], None]) -> None:
+    """Somebody on the way answers in the server's place: the client sees no byte, and no clean end."""
+    before = len(rig.tunnel.lines)
+    near = rig.near(first=b"hello")
+    far = rig.far_before_header()
+    send(far)
+    assert near.ends_after_data() == (b"", "RST")
+    rig.tunnel.wait_for_lines("cut: salt has been seen before", start=before)
+    far.close()
+
+
+@pytest.mark.ends(LOCAL, FORWARD)
+def test_a_reply_that_was_recorded_is_not_believed_again(rig: Rig) -> None:
+    reply = said_by_server(rig, b"the answer of yesterday")
+    for _ in range(WORKERS + 1):
+        is_not_believed(rig, lambda far: far.sock.sendall(reply))
+
+
+@pytest.mark.ends(LOCAL, FORWARD)
+def test_what_a_client_end_has_sent_is_no_reply(rig: Rig) -> None:
+    def reflect(far: Stream) -> None:
+        request = b""
+        while len(request) < 16 + 2 + 16 + len(address_header(*NAMED)) + 5 + 16:
+            request += far.sock.recv(4096)
+        far.sock.sendall(request)
+
+    is_not_believed(rig, reflect)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+import socket
 
 import pytest
 from hypothesis import given
@@ -29,6 +32,8 @@ CLOSED = {
     "6to4": ["2002:7f00:1::", "2002:a00:1::1", "2002:a9fe:a9fe::"],
     "Teredo": ["2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001::1"],
     "discard-only": ["100::1"],
+    "for protocols": ["192.0.0.8", "192.0.0.192", "192.88.99.1", "64:ff9b::192.0.0.192"],
+    "clouds'": ["168.63.129.16", "::ffff:168.63.129.16"],
 }
 OPEN = [
     "1.1.1.1",
@@ -148,6 +153,20 @@ def test_what_is_bound_here_is_the_machines_own() -> None:
     assert not is_own("2001:db8::1")
 
 
+def test_an_address_that_cannot_be_asked_about_counts_as_the_machines_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No port is left to bind to: what cannot be judged is not dialled."""
+    from tunnel import dial
+
+    class NoPort(socket.socket):
+        def bind(self, _: object) -> None:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    monkeypatch.setattr("tunnel.dial.socket.socket", NoPort)
+    assert dial.is_own("192.0.2.1")
+
+
 def test_an_address_that_the_machine_gets_later_is_closed_from_then_on() -> None:
     own: set[str] = set()
     judge = Judge([], own.__contains__)
@@ -223,6 +242,9 @@ def test_this_machines_own_users_go_anywhere_but_where_it_is_denied() -> None:
         ("", "bücher.example", "BÜCHER.example", False),
         ("", "bücher.example", "xn--bcher-kva.example", False),
         ("", "*.example.com", "a" * 70 + ".example.com", False),
+        ("", "*.example.com", "www.\\101xample.com", False),
+        ("", "*.example.com", "www.exampl\\e.com", False),
+        ("*.example.com", "", "evil\\.example.com", False),
     ],
 )
 def test_the_longest_pattern_decides_and_between_equals_deny(

@@ -90,6 +90,21 @@ def test_what_a_process_held_is_free_when_it_is_buried() -> None:
     assert mine == 0
 
 
+def test_a_connection_that_could_not_be_passed_on_keeps_its_place(listener: socket.socket) -> None:
+    """It is counted until it ends, and not until the child ends that was too late for it."""
+    limits, leaving = Limits(total=5), 1 << 21
+    with socket.create_connection(listener.getsockname()):
+        accepted = limits.accept(listener)
+        with pytest.raises(BrokenPipeError), limits.passing(accepted.fileno(), leaving):
+            raise BrokenPipeError
+        limits.bury(leaving)
+        assert counts(limits) == (1, 0)
+        place = limits.claim(accepted.fileno())
+        accepted.close()
+        place.leave()
+        assert counts(limits) == (0, 0)
+
+
 def test_of_processes_that_race_for_the_last_place_one_has_it() -> None:
     """Each takes and frees as fast as it can, and looks whether it has it alone."""
     table = Table()

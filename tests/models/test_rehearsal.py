@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from models._pump import serve_client
-from models._rehearsal import REHEARSALS, rehearse
+from models._rehearsal import PATIENCE, REHEARSALS, rehearse
 from models._scoreboard import Scoreboard, Slot
 from models._server import Rehearsal, Server, Service, Timeouts, Workers
 from models._stop import Renewal, Stop
@@ -69,6 +70,28 @@ def test_everything_is_served_and_nothing_is_left_of_it(stage: Stage) -> None:
     assert (server.service, server.listeners) == before
     assert server.scoreboard.board.entries() == []
     assert server.scoreboard.board.totals().connections == 0
+
+
+def test_a_stranger_who_finds_the_port_and_is_silent_holds_up_nobody_for_long(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He is served as one of the made-up clients; the deadlines of a real one are not for him."""
+    longest: list[float] = []
+
+    def serve(server: Server, slot: Slot, accepted: socket.socket) -> None:
+        longest.extend(server.service.timeouts)
+        serve_client(server, slot, accepted)
+
+    def silent(_words: Rehearsal, front: socket.socket, _back: socket.socket, _dials: bool) -> None:
+        try:
+            socket.create_connection(front.getsockname()).recv(1)
+        finally:
+            os._exit(0)
+
+    monkeypatch.setattr("models._rehearsal.play", silent)
+    rehearse(stage.server, serve)
+    assert longest
+    assert max(longest) <= PATIENCE
 
 
 def test_a_mistake_of_ours_gets_out_of_it(stage: Stage) -> None:
