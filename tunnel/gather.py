@@ -94,7 +94,7 @@ def useless(values: Values) -> list[str]:
 
 def read_uri(argument: str) -> str:
     """The URI itself, or the first line of the file that holds it, or of standard input."""
-    if argument.startswith("ss://"):
+    if "://" in argument:  # or another one, which is refused when it is parsed
         return argument
     return config.read_line(0 if argument == "-" else argument)
 

@@ -45,8 +45,6 @@ NAT64 = IPv6Network("64:ff9b::/96")
 GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out; the rest has some local meaning
 DOCUMENTATION = IPv6Network("3fff::/20")  # RFC 9637, unknown to Python 3.11
 KNOWN = 1024  # literals whose verdict is kept: parsing one costs more than all the rest of its dial
-
-
 CARRIERS = (NAT64, IPv6Network("::ffff:0:0/96"), IPv6Network("2002::/16"))  # of IPv4; see `unwrap`
 
 Range = IPv4Network | IPv6Network

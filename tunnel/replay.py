@@ -1,9 +1,9 @@
 """Salts that were seen, so that a recorded stream is worth nothing to whoever sends it again.
 
     shared memory (a memfd, or a file): inherited by fork, handed over by SIGUSR2
-    +--------+-------------------------------+-------------------------------+
+    +--------+--------------------------------+--------------------------------+
     | header | generation 0: 2^21 salts' room | generation 1: 2^21 salts' room |
-    +--------+-------------------------------+-------------------------------+
+    +--------+--------------------------------+--------------------------------+
       turns (which one is filled), salts in that one, replays so far
 
 A salt is 64 bits of itself, in the line of eight that other 64 bits of it choose, or in the next line
