@@ -33,7 +33,7 @@ $(VENV)/bin/python:
 	  { rm -rf $(VENV); echo "make: no venv module: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[loops]'
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed pyproject.toml

@@ -75,7 +75,7 @@ NO_POOL = "the scenario children is for models with a pool"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().command_line(argv)
     try:
         return COMMANDS[arguments.command](arguments)
     except Unreadable as error:

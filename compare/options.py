@@ -7,12 +7,11 @@ its flags is in cli.py.
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Address
-from typing import Any, NoReturn
+from typing import Any
 
 from compare import diff, goals
 from compare.analysis import METRICS
@@ -26,21 +25,6 @@ from tunnel._version import __version__
 from tunnel.cli import Parser
 from tunnel.config import DEFAULT_MODEL, LOCAL, SERVE
 from tunnel.keys import DEFAULT_METHOD, METHODS
-
-
-class CommandParser(Parser):
-    """A command's parser: says itself what it does not know, since it knows what was meant."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return parsed, unknown
-
-    def error(self, message: str) -> NoReturn:
-        if "did you mean" not in message:
-            super().error(message)
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def chosen(known: Mapping[str, object], what: str) -> Callable[[str], list[str]]:
@@ -100,9 +84,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"compare {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run_parser = commands.add_parser(
         "run",
         help="measure, and write a report",
@@ -264,7 +246,7 @@ def add_length(parser: Any, rounds: int, duration: float, more: str = "") -> Non
     parser.add_argument(
         "--seed",
         metavar="N",
-        type=at_least(0, int, "a whole number"),
+        type=at_least(0, int, "a whole number from 0"),
         help="of the order (default: the time)",
     )
 

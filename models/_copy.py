@@ -32,8 +32,9 @@ from models._scoreboard import Slot
 from models._server import Timeouts, silent_for
 from tunnel.connection import seconds
 from tunnel.errors import ProtocolError
+from tunnel.flow import Flow
 from tunnel.log import describe
-from tunnel.session import Flow, Session
+from tunnel.session import Session
 
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: a FIN has come, behind what can be read
@@ -69,7 +70,7 @@ def first_words(link: Link) -> memoryview:
     """
     if link.session.patience:
         poller = select.poll()
-        poller.register(link.accepted, select.POLLIN)
+        poller.register(link.accepted, POLLIN)
         if poller.poll(link.session.patience * 1000):
             return memoryview(b"")
     return link.session.up.buffer_updated(0)
@@ -356,7 +357,7 @@ def copy_in_child(pair: Pair, line: socket.socket, result: int) -> NoReturn:
     """The direction back, until it has ended or the parent has let go of its end of the line."""
     code = os.EX_SOFTWARE
     poller = select.poll()
-    poller.register(result, select.POLLIN)
+    poller.register(result, POLLIN)
     pair.is_whole = lambda source: (
         not is_dead(source) or bool(poller.poll(1000) and os.read(result, 1) == GOOD)
     )

@@ -11,7 +11,7 @@
                             USR1         open the log again, all of us     USR2    hand the listener on
 
 The master serves nobody. It blocks its signals and takes them with sigtimedwait, so there is no
-handler, and nothing that a handler could interrupt.
+handler, and nothing that a handler could interrupt. (One that waits for descriptors too: _watch.py.)
 
 Rules:
 - Every child that was started is waited for.

@@ -143,10 +143,6 @@ class Scoreboard:
         """The same for an owner that nobody should hear of."""
         slot.enter(FREE)
 
-    def waiting(self) -> int:
-        """How many wait for a client."""
-        return self.board.waiting()
-
 
 class Board:
     """The memory itself, for writers and readers."""
@@ -159,10 +155,6 @@ class Board:
         words = memoryview(memory)
         self.counts = words.cast("Q")
         self.times = words.cast("d")
-
-    def waiting(self) -> int:
-        states = self.memory[self.states : self.states + self.slots]
-        return sum(states.count(state) for state in WAITING)
 
     def anybody_waits(self) -> bool:
         """True if somebody waits for a client."""

@@ -1,6 +1,6 @@
 """What a model is given: `Server`, and the accept with its errors taken care of.
 
-Rules: a model's accept loop is one line, `while accepted := server.accept():`, since what accept
+Rules: a model's accept loop is one line, `while accepted := server.accept(slot):`, since what accept
 can raise is the same for every model that blocks in it (UNP 5.11, accept(2)).
 """
 

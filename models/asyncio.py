@@ -1,14 +1,14 @@
 """Asyncio: BufferedProtocol on the standard library's loop.
 
     +------------------------------- the only thread -------------------------------+
-    |   selectors: epoll on Linux                                                    |
-    |        |                                                                       |
+    |   selectors: epoll on Linux                                                   |
+    |        |                                                                      |
     |        +--> listener readable: accept --> Client.run(), a coroutine           |
-    |        |                                                                       |
-    |        +--> accepted readable: get_buffer --recv_into--> buffer_updated        |
-    |        |                                                      |                |
-    |        `--> dialled writable again: resume_writing <--- transport.write        |
-    +--------------------------------------------------------------------------------+
+    |        |                                                                      |
+    |        +--> accepted readable: get_buffer --recv_into--> buffer_updated       |
+    |        |                                                      |               |
+    |        `--> dialled writable again: resume_writing <--- transport.write       |
+    +-------------------------------------------------------------------------------+
               names: getaddrinfo in the loop's executor, a few threads
 
 Python's own loop, after UNP 6.8, with transports that own the sockets and call back. The body, which

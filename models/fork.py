@@ -67,6 +67,6 @@ def serve_in_child(server: Server, slot: Slot, accepted: socket.socket) -> None:
         listener.close()
     slot.own()
     serve_client(server, slot, accepted)
-    if server.drain:
+    if len(server.drain):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a drain need not be finished, a transfer must
         server.drain.finish()

@@ -1,14 +1,14 @@
 """Uvloop: the same two protocols on the real libuv.
 
     +------------------------------- the only thread -------------------------------+
-    |   uv_run                                                                       |
-    |        |                                                                       |
-    |        +--> uv_poll_t, the listener: accept --> Client.run(), a coroutine      |
-    |        |                                                                       |
-    |        +--> uv_tcp_t, accepted: get_buffer --uv__read--> buffer_updated        |
-    |        |                                                      |                |
-    |        `--> uv_tcp_t, dialled: resume_writing <--- write, uv_write             |
-    +--------------------------------------------------------------------------------+
+    |   uv_run                                                                      |
+    |        |                                                                      |
+    |        +--> uv_poll_t, the listener: accept --> Client.run(), a coroutine     |
+    |        |                                                                      |
+    |        +--> uv_tcp_t, accepted: get_buffer --uv__read--> buffer_updated       |
+    |        |                                                      |               |
+    |        `--> uv_tcp_t, dialled: resume_writing <--- write, uv_write            |
+    +-------------------------------------------------------------------------------+
               names: getaddrinfo in the loop's executor, a few threads
 
 libuv's loop behind asyncio's interface, after UNP: what `epoll` rebuilds in Python is C here. The body

@@ -222,7 +222,7 @@ def test_importing_the_registry_imports_no_model() -> None:
     assert ended.stdout.split() == ["models"]
 
 
-# Rule 3: the instrument knows servers as a user does
+# Rule 4: the instrument knows servers as a user does
 
 
 def test_compare_imports_no_model_and_nothing_of_the_core() -> None:
@@ -237,7 +237,7 @@ def test_compare_imports_no_model_and_nothing_of_the_core() -> None:
     assert wrong == []
 
 
-# Rule 4: a server imports only what it serves with
+# Rule 5: a server imports only what it serves with
 
 
 WATCH = """
@@ -314,7 +314,7 @@ def test_a_running_server_has_imported_only_what_it_serves_with(
     assert loaded & others == set()
 
 
-# Rule 5: one scoreboard
+# Rule 3: shared memory has two homes
 
 
 def test_models_share_memory_through_the_scoreboard_alone() -> None:
@@ -350,7 +350,7 @@ def test_a_registry_line_says_what_a_reader_needs(model: Model) -> None:
     assert callable(model.load())
 
 
-# A model file
+# Rule 6: a model file
 
 EVERY_MODEL_FILE = pytest.mark.parametrize("path", [file_of(name) for name in MODELS], ids=MODELS)
 PARTS = [

@@ -3,6 +3,7 @@
     serve        the server                          start.py
     local        the client end, a SOCKS5 proxy      start.py
     forward      the client end, one fixed target    start.py
+    status       who does what in a server           status.py
     models, keygen, completion                       here
 
 Rules: a user's mistake is one line on standard error and an exit code from sysexits.h, never a
@@ -16,12 +17,11 @@ import argparse
 import errno
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from models import MODELS
+from models import COPIES, MODELS
 from tunnel import config
 from tunnel._version import __version__
 from tunnel.errors import ConfigError, ModelMissing
@@ -55,7 +55,22 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=Formatter, **arguments)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}{self._hint(message)}; see {self.prog} --help\n")
+        hint = "" if "did you mean" in message else self._hint(message)
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}{hint}; see {self.prog} --help\n")
+
+    def command_line(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The whole of it. argparse itself would ask for a COMMAND before it says what it does not know."""
+        arguments = self.parse_args(argv)
+        if arguments.command is None:
+            self.error("expected a COMMAND")
+        return arguments
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """A command's parser says itself what it does not know, since it knows what was meant."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
     def _hint(self, message: str) -> str:
         """The nearest word that would have been right, for an unknown option or an invalid choice."""
@@ -78,7 +93,8 @@ def field(name: str) -> Callable[[str], Any]:
         try:
             return config.check(name, value, f"{value!r}")
         except ConfigError:
-            raise argparse.ArgumentTypeError(f"{value!r}: expected {config.FIELDS[name].expected}") from None
+            expected = config.FIELDS[name].expected.removesuffix(config.OR_A_LIST)  # a flag brings one
+            raise argparse.ArgumentTypeError(f"{value!r}: expected {expected}") from None
 
     return parse
 
@@ -86,6 +102,12 @@ def field(name: str) -> Callable[[str], Any]:
 def one(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """For a flag that may be repeated: its field is a list, each flag brings one of it."""
     return lambda value: parse(value)[0]
+
+
+def pid(value: str) -> int:
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{value!r}: expected the number of a process")
+    return int(value)
 
 
 def build_parser() -> Parser:
@@ -96,7 +118,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"tunnel {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     add_server(
         commands,
         config.SERVE,
@@ -125,8 +147,10 @@ def build_parser() -> Parser:
         description="Show the scoreboard of a running server of yours.",
         allow_abbrev=False,
     )
-    status.add_argument("--pid", metavar="PID", type=int, help="the server with this process")
-    status.add_argument("--port", metavar="PORT", type=int, help="the server that listens on this port")
+    status.add_argument("--pid", metavar="PID", type=pid, help="the server with this process")
+    status.add_argument(
+        "--port", metavar="PORT", type=field("server_port"), help="the server that listens on this port"
+    )
     status.add_argument(
         "--socket", metavar="HOST:PORT", type=one(field("listen")), help="the server that listens there"
     )
@@ -146,8 +170,6 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    for command in commands.choices.values():
-        command.set_defaults(parser=command)
     return parser
 
 
@@ -257,9 +279,9 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
     )
     work.add_argument(
         "--relay",
-        choices=("poll", "threads", "fork"),
+        choices=COPIES,
         metavar="WAY",
-        help="how a blocking model copies both directions: poll, threads, fork (default: the model's own)",
+        help=f"how a blocking model copies both directions: {', '.join(COPIES)} (default: the model's own)",
     )
     for option, help_text in (
         ("timeout", "seconds without a byte either way before a connection is cut"),
@@ -285,13 +307,8 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     if argv is None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before the server runs: no traceback
         hide_secrets_in_argv()
-    parser = build_parser()
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        chosen: Parser = arguments.parser
-        chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments = build_parser().command_line(argv)
     try:
         return run(arguments)
     except ConfigError as error:
@@ -310,7 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             errno.EADDRNOTAVAIL: os.EX_UNAVAILABLE,
             errno.EEXIST: os.EX_CANTCREAT,
         }
-        default = os.EX_NOINPUT if error.filename else os.EX_OSERR
+        made = {vars(arguments).get(name) for name in ("output", "log_file", "replay_file")}
+        missing = os.EX_CANTCREAT if error.filename in made else os.EX_NOINPUT
+        default = missing if error.filename else os.EX_OSERR
         return complain(arguments, f"{name}{error.strerror}", codes.get(error.errno or 0, default))
 
 

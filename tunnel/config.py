@@ -141,7 +141,8 @@ def workers(value: Any) -> tuple[int, int]:
 
 
 PORT = Field(number(1, 65535), "a number from 1 to 65535")
-DESTINATIONS = "a range such as 10.0.0.0/8, names such as *.example.com, or a list of them"
+OR_A_LIST = ", or a list of them"  # in a file
+DESTINATIONS = f"a range such as 10.0.0.0/8, names such as *.example.com{OR_A_LIST}"
 SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
 
 FIELDS: Mapping[str, Field] = {
@@ -159,7 +160,7 @@ FIELDS: Mapping[str, Field] = {
     "user": Field(text, "a user's name or number"),
     "mode": one_of("tcp_only", "tcp_and_udp"),
     # ours; a flag of the same name exists for each
-    "listen": Field(places, "HOST:PORT, or a list of them"),
+    "listen": Field(places, f"HOST:PORT{OR_A_LIST}"),
     "target": Field(target, "HOST:PORT"),
     "model": Field(text, "a server model"),
     "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),

@@ -4,7 +4,7 @@
 
 Two ways to drive it. `dial(target)` blocks: the blocking models. `dial.addresses(target)` and
 `dial.start(sockaddr)` are its halves, for loops: they wait for the connection themselves, and leave
-`addresses` to a helper thread where it would ask a name server (`is_literal`).
+`addresses` to a helper thread where it would ask a name server (`literal`).
 
 Rules: the address that was judged is the one that is dialled; judging a name and dialling it again
 would let its owner change the answer in between (DNS rebinding). Of a name, MOST_ADDRESSES are tried.

@@ -4,8 +4,9 @@
     source --recv_into--> [ in ] --seal or open--> [ out ] --send--> destination
                              `- lent while busy, given back by release() -'
 
-Rules: this file and those above it (errors, keys, aead, address, socks, session) do no I/O. They
-import no socket, no clock and no thread, so any server model can drive them.
+Rules: the core, which is this file and what it is made of and serves (errors, keys, aead, buffers, address,
+socks, session, judge), does no I/O. It imports no socket, no clock and no thread, so any server model can
+drive it.
 """
 
 from __future__ import annotations

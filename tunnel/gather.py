@@ -94,7 +94,7 @@ def useless(values: Values) -> list[str]:
 
 def read_uri(argument: str) -> str:
     """The URI itself, or the first line of the file that holds it, or of standard input."""
-    if argument.lower().startswith("ss://"):
+    if "://" in argument:  # or another one, which is refused when it is parsed
         return argument
     if "@" in argument and not os.path.exists(argument):  # no word of it is shown, as of a missing file
         raise ConfigError("server is neither a URI that begins with ss:// nor a file: expected one of them")

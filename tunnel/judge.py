@@ -51,8 +51,6 @@ NOT_PUBLIC = (
     IPv4Network("168.63.129.16/32"),  # the host under an Azure machine: certificates, extensions, names
 )
 KNOWN = 1024  # literals whose verdict is kept: parsing one costs more than all the rest of its dial
-
-
 CARRIERS = (NAT64, IPv6Network("::ffff:0:0/96"), IPv6Network("2002::/16"))  # of IPv4; see `unwrap`
 
 Range = IPv4Network | IPv6Network

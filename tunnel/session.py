@@ -26,7 +26,7 @@ Rules: `up` and `down` share no mutable state, so two threads or two processes m
 here refers back to its session: a connection's memory is free when its last reference goes, without
 the garbage collector. `fresh`, at each end: the memory of salts (tunnel/replay.py). It knows what came and
 what was sent, since one key seals both ways: either could be played to us as the other.
-The 2022 edition's records and a relay without encryption are other Flows behind the same Session.
+A relay without encryption is another pair of Flows behind the same Session (services.py).
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ from tunnel.errors import HandshakeError, ProtocolError, Truncated
 from tunnel.flow import EMPTY, Flow, Opening
 from tunnel.keys import Secret
 from tunnel.socks import SUCCEEDED, SocksError, SocksOpening, reply, reply_to
-
-__all__ = ["Flow", "ForwardSession", "ServerSession", "Session", "SocksSession"]
 
 FIRST_PAYLOAD_WAIT = 0.010  # seconds; a peer that waits for the server to speak first pays them once
 

@@ -49,8 +49,9 @@ from models._tasks import send_now
 from tunnel.address import Address
 from tunnel.buffers import SIZES
 from tunnel.errors import ProtocolError
+from tunnel.flow import Flow
 from tunnel.log import describe, log, peer_name
-from tunnel.session import Flow, Session
+from tunnel.session import Session
 
 ENTRIES = 1024  # of the submission queue; the completion queue has twice as many
 SHARED = 256  # buffers that all connections share

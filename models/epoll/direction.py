@@ -22,7 +22,7 @@ from tunnel.errors import ProtocolError
 
 if TYPE_CHECKING:
     from models.epoll.relay import Relay
-    from tunnel.session import Flow
+    from tunnel.flow import Flow
 
 GONE = (BrokenPipeError, ConnectionResetError)
 

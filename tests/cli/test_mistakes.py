@@ -36,6 +36,7 @@ def mistake(
 USAGE = {
     "no command": ([], ["COMMAND"]),
     "an unknown command": (["serv"], ["serv", "did you mean serve?"]),
+    "an unknown flag before the command": (["--verison"], ["--verison", "did you mean --version?"]),
     "an unknown flag": (["serve", "--lissten", "127.0.0.1:0"], ["--lissten", "did you mean --listen?"]),
     "an unknown flag with =": (["serve", "--pasword-file=x"], ["did you mean --password-file?"]),
     "an abbreviated flag": (["serve", "--lis", "127.0.0.1:0"], ["--lis"]),
@@ -57,6 +58,8 @@ USAGE = {
     "port 0 to lead to": (["forward", "--target", "example.com:0"], ["--target", "HOST:PORT"]),
     "a name too long to lead to": (["forward", "--target", "x" * 256 + ":80"], ["--target", "HOST:PORT"]),
     "a range that is none": (["serve", "--allow", "banana"], ["--allow", "'banana'", "10.0.0.0/8"]),
+    "a word for a process": (["status", "--pid", "tunnel"], ["--pid", "'tunnel'", "number of a process"]),
+    "a word for a port": (["status", "--port", "http"], ["--port", "'http'", "1 to 65535"]),
     "an unknown shell": (["completion", "fish"], ["fish", "bash"]),
     "no shell": (["completion"], ["shell"]),
 }
@@ -88,6 +91,17 @@ def test_a_directory_for_a_configuration(tmp_path: Path) -> None:
 
 def test_a_password_file_that_is_not_there() -> None:
     mistake(os.EX_NOINPUT, "no/such", words=["serve", "--password-file", "no/such"])
+
+
+def test_a_server_of_another_scheme_is_no_file() -> None:
+    mistake(os.EX_CONFIG, "ss://BASE64", words=["local", "--server", "http://192.0.2.1/"])
+
+
+@pytest.mark.parametrize(
+    "words", [["keygen", "--output"], ["serve", "--listen", "127.0.0.1:0", "--log-file"]]
+)
+def test_a_folder_that_is_not_there_to_write_to(words: list[str]) -> None:
+    mistake(os.EX_CANTCREAT, "no/such", "No such file", words=[*words, "no/such"])
 
 
 def test_a_server_file_that_is_not_there() -> None:
@@ -291,12 +305,6 @@ def test_keygen_overwrites_nothing(tmp_path: Path) -> None:
     path.write_text("mine")
     mistake(os.EX_CANTCREAT, str(path), "exists", words=["keygen", "--output", str(path)])
     assert path.read_text() == "mine"
-
-
-def test_keygen_into_a_directory_that_is_not_there() -> None:
-    ended = tunnel("keygen", "--output", "no/such/file")
-    assert ended.code in (os.EX_NOINPUT, os.EX_CANTCREAT)
-    assert len(ended.complaints) == 1
 
 
 @pytest.mark.parametrize("words", [["models"], ["keygen"], ["--version"], ["completion", "bash"], ["--help"]])

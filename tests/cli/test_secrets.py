@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,15 @@ def public(pid: int) -> str:
     )
 
 
+def is_named(pid: int) -> bool:
+    """Arguments or title are there. While a title is put in their place there is neither, for a moment."""
+    return "tunnel" in public(pid)
+
+
 def assert_hidden(server: Running, *pids: int) -> None:
     for pid in pids:
+        wait_until(partial(is_named, pid), 5.0, "the program's name is shown")
         seen = public(pid)
-        assert "tunnel" in seen
         for spelt in spellings(server.method):
             assert spelt not in seen
 

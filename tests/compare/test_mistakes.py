@@ -25,6 +25,7 @@ MISTAKES = {
     "an unknown scenario": (["run", "--scenarios", "bulk_up"], os.EX_USAGE, "did you mean bulk-up?"),
     "no model": (["run", "--models", ","], os.EX_USAGE, "no model named"),
     "an unknown flag": (["run", "--model", "fork"], os.EX_USAGE, "did you mean --models?"),
+    "an unknown flag before the command": (["--verison"], os.EX_USAGE, "did you mean --version?"),
     "an unknown command": (["scenaros"], os.EX_USAGE, "did you mean scenarios?"),
     "no command": ([], os.EX_USAGE, "COMMAND"),
     "no rounds": (["run", "--rounds", "0"], os.EX_USAGE, "'0': expected a whole number from 1"),

@@ -84,6 +84,18 @@ def test_interrupted_before_the_first_sample(command: Command, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_a_result_is_read_is_no_traceback(command: Command, tmp_path: Path) -> None:
+    pipe = tmp_path / "result.json"
+    os.mkfifo(pipe)
+    words = (sys.executable, "-m", "compare", "report", str(pipe))
+    process = subprocess.Popen(words, env=command.environment(), stderr=subprocess.PIPE)
+    with open(pipe, "wb"):  # opens once the other end reads
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGINT
+    assert err == b""
+
+
 @pytest.mark.parametrize("moment", ["starting", "serving"])
 def test_killed_runs_leave_no_server(moment: str, command: Command, tmp_path: Path) -> None:
     """Nothing can be caught here: the kernel tells the servers (launch.py)."""

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from tunnel.address import Address
 from tunnel.errors import ProtocolError
-from tunnel.session import Flow, Session
+from tunnel.flow import Flow
+from tunnel.session import Session
 
 Cut = Callable[[], int]
 

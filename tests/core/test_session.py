@@ -16,7 +16,8 @@ from tests.core.link import ConnectionPair, Cut, Plug, Relay, bytewise, cable, w
 from tests.core.test_socks import CHOSEN, GREETING, REQUEST, TARGET, refusal
 from tunnel.address import Address, pack
 from tunnel.errors import HandshakeError, ProtocolError, RecordError, Truncated
-from tunnel.session import FIRST_PAYLOAD_WAIT, Flow, ForwardSession, ServerSession, Session, SocksSession
+from tunnel.flow import Flow
+from tunnel.session import FIRST_PAYLOAD_WAIT, ForwardSession, ServerSession, Session, SocksSession
 
 TARGETS = [Address("192.0.2.7", 25), Address("2001:db8::7", 443), Address("x" * 255, 1)]
 EVERY_METHOD = pytest.mark.parametrize("method", wire.METHOD_NAMES)

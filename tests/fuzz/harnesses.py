@@ -292,9 +292,7 @@ def flags(content: bytes) -> None:
     said, printed = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-            arguments, unknown = PARSER.parse_known_args(words)
-            if unknown:
-                arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            arguments = PARSER.command_line(words)
     except SystemExit as left:
         code = left.code
     else:
