@@ -3,7 +3,7 @@
 # make bench-docs   the same, and put the table into docs/performance.md
 # make test      set up, install what the tests need, run lint, types and tests
 # make faults    every fault of docs/faults.md against every model; writes the table there
-# make soak      mixed load and trouble over one server, MODEL=prefork, MINUTES=10 (docs/soak.md)
+# make soak      mixed load and trouble over one server, MODEL=prefork, MINUTES=10 (docs/faults.md)
 # make fuzz      libFuzzer over the core, FUZZ_SECONDS=60 for each harness, FUZZ= for some (docs/fuzzing.md)
 #
 # Everything lives in .venv; system packages are installed only by root, and only for the tests.

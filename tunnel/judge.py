@@ -89,9 +89,8 @@ class Judge:
         """What the patterns say of a host name; None: nothing, its addresses decide."""
         if not self._names:
             return None
-        if (
-            "\\" in name
-        ):  # the resolver reads \115 as an s (RFC 1035 5.1): it would not look up what is judged
+        # The resolver reads \115 as an s (RFC 1035 5.1): what it looks up is not what would be judged.
+        if "\\" in name:
             return False
         labels = plain_name(name).split(".")
         patterns = [".".join(labels), *("*." + ".".join(labels[n:]) for n in range(1, len(labels))), "*"]

@@ -3,5 +3,5 @@
     clients    what a client does with one connection, and how it is told that all went well
     run        clients at work, somebody who kills and reloads, and the comparison: `make soak`
 
-docs/soak.md has the figures.
+docs/faults.md has the figures.
 """
