@@ -18,6 +18,7 @@ from compare import schema
 from compare.schema import Result, SchemaError
 
 FILE = "result.json"
+A_RESULT = "a result.json, or the folder that it lies in"  # what a command takes
 FOLDER = "results"  # where `compare run` writes without --out
 SHORT = 40  # characters of a list of names
 
@@ -42,8 +43,7 @@ def read(name: str) -> Result:
         with open(path, encoding="utf-8") as file:
             return schema.load(file.read())
     except OSError as error:
-        expected = "expected a result.json, or the folder that it lies in"
-        raise Unreadable(f"{path}: {error.strerror}: {expected}", os.EX_NOINPUT) from None
+        raise Unreadable(f"{path}: {error.strerror}: expected {A_RESULT}", os.EX_NOINPUT) from None
     except (SchemaError, UnicodeDecodeError) as error:
         reason = str(error) if isinstance(error, SchemaError) else "not text"
         raise Unreadable(f"{path}: {reason}", os.EX_DATAERR) from None

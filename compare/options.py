@@ -16,7 +16,7 @@ from typing import Any
 from compare import diff, goals
 from compare.analysis import METRICS
 from compare.ceiling import CONTENDERS
-from compare.history import FOLDER
+from compare.history import A_RESULT, FOLDER
 from compare.markers import GOALS, SUMMARY, markers
 from compare.plan import DURATION, QUICK_DURATION, QUICK_ROUNDS, ROUNDS, SCENARIOS
 from compare.servers import LOOPBACK
@@ -129,7 +129,7 @@ def add_report(commands: Any) -> None:
         description="Write report.md and report.html from a result.json, and print the tables.",
         allow_abbrev=False,
     )
-    parser.add_argument("result", metavar="RESULT", help="a result.json, or the folder that it lies in")
+    parser.add_argument("result", metavar="RESULT", help=A_RESULT)
     parser.add_argument("--out", metavar="DIR", help="where to write (default: beside the result)")
     add_into(parser, SUMMARY)
 
@@ -142,7 +142,7 @@ def add_diff(commands: Any) -> None:
         epilog=f"Exit code 1: a condition of --fail-if holds. Metrics: {', '.join(METRICS)}.",
         allow_abbrev=False,
     )
-    parser.add_argument("before", metavar="A", help="a result.json, or the folder that it lies in")
+    parser.add_argument("before", metavar="A", help=A_RESULT)
     parser.add_argument("after", metavar="B", help="another one")
     parser.add_argument("--all", action="store_true", help="show what is no different, too")
     parser.add_argument("--json", action="store_true", help="as JSON, all of it")
@@ -174,7 +174,7 @@ def add_export(commands: Any) -> None:
         description="Write a result as CSV, or as JSON for pyperf.",
         allow_abbrev=False,
     )
-    parser.add_argument("result", metavar="RESULT", help="a result.json, or the folder that it lies in")
+    parser.add_argument("result", metavar="RESULT", help=A_RESULT)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--csv", metavar="FILE", help="a line for each sample and figure; - is standard output")
     kind.add_argument(
