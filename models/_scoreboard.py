@@ -58,6 +58,11 @@ ALIGN = 64  # bytes; no two owners write to one cache line
 TITLE_EVERY = 1.0  # seconds; to set a title costs as much as to enter ten states
 
 
+def size_of(slots: int) -> int:
+    """Bytes of a board."""
+    return up_to_line(HEADER.size) + up_to_line(slots) + slots * ALIGN
+
+
 def up_to_line(size: int) -> int:
     return -(-size // ALIGN) * ALIGN
 
@@ -96,7 +101,7 @@ class Scoreboard:
     """The board of one server. Made before the first fork."""
 
     def __init__(self, model: str, command: str, slots: int = SLOTS) -> None:
-        size = up_to_line(HEADER.size) + up_to_line(slots) + slots * ALIGN
+        size = size_of(slots)
         self._fd = os.memfd_create(NAME) if hasattr(os, "memfd_create") else -1
         if self._fd >= 0:
             os.ftruncate(self._fd, size)

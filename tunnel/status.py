@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from models import _limits
-from models._scoreboard import MAGIC, NAME, STATES, Board, Entry, Totals
+from models._scoreboard import MAGIC, NAME, STATES, Board, Entry, Totals, size_of
 from tunnel import replay
 from tunnel.address import Address
 
@@ -97,8 +97,14 @@ def board_of(pid: str) -> Board | None:
     for fd, target in descriptors(pid):
         if NAME in target:
             memory = mapped(pid, fd, MAGIC)
-            return Board(memory, Board(memory, 0).totals().slots) if memory else None
+            if memory and len(memory) >= size_of(0) and len(memory) == size_of(slots := slots_in(memory)):
+                return Board(memory, slots)
+            return None  # of another version, which has another layout
     return None
+
+
+def slots_in(memory: mmap.mmap) -> int:
+    return Board(memory, 0).totals().slots
 
 
 def counts_of(pid: str) -> tuple[int, int | None, int]:

@@ -116,6 +116,29 @@ def test_server_is_found_by_any_of_its_processes_its_port_and_its_socket(make_ri
     assert len(everybody) == len(set(everybody))
 
 
+OTHER_LAYOUT = """
+import os, sys
+from models._scoreboard import HEADER, MAGIC, Scoreboard
+memory = Scoreboard("epoll", "serve", slots=4).board.memory
+memory[:] = bytes([1]) * len(memory)
+HEADER.pack_into(memory, 0, MAGIC, 400, os.getpid(), 0.0, 0, 0, 0, 0, b"epoll", b"serve")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_board_of_another_layout_is_passed_over() -> None:
+    """Another version's server: all servers of a machine are looked at, whichever is asked for."""
+    command = [sys.executable, "-c", OTHER_LAYOUT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "ready\n"
+        told = status("--json", "--pid", str(other.pid))
+        assert "Traceback" not in told.stderr
+        assert told.returncode == os.EX_UNAVAILABLE
+        other.communicate()
+
+
 def test_depth_of_the_accept_queue_is_told(make_rig: MakeRig) -> None:
     rig = make_rig(workers=2)
     family = members(rig.pid)
