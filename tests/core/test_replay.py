@@ -175,6 +175,7 @@ def test_file_remembers(tmp_path: Path) -> None:
 def test_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
+    path.chmod(0o600)
     with pytest.raises(ConfigError, match=r"other: holds something else: expected a file of --replay-file"):
         SaltMemory(str(path))
     assert path.read_bytes() == content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from threading import get_ident
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -48,7 +49,7 @@ def test_what_has_come_is_passed_on_before_a_signal_is_acted_upon(server: Server
         master = Master(server)
         master.watch(reading, lambda: order.append("accept"))
         os.write(writing, b"x")
-        os.kill(os.getpid(), signal.SIGTERM)  # blocked until the master waits
+        signal.pthread_kill(get_ident(), signal.SIGTERM)  # blocked until the master waits
         assert master.wait(5.0) == signal.SIGTERM
     finally:
         os.close(reading)
