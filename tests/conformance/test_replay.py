@@ -156,6 +156,7 @@ def test_file_keeps_it_over_a_restart(make_rig: MakeRig, tmp_path: Path) -> None
 def test_file_that_holds_something_else_is_refused_and_left_alone(make_rig: MakeRig, tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_bytes(b"precious")
+    path.chmod(0o600)
     with pytest.raises(AssertionError, match="holds something else: expected a file of --replay-file"):
         make_rig("--replay-file", str(path))
     assert path.read_bytes() == b"precious"
