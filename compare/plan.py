@@ -160,7 +160,7 @@ SCENARIOS = {
             (),
             most=1,
             clients=MIXED_CONNECTIONS + 1,
-            part=8.0,  # in nine, at 500 requests/s: a p99 wants some hundreds of them
+            part=6.0,  # in nine, at 500 requests/s: a p99 wants some hundreds of them
         ),
         Scenario("shock", f"{SHOCK:,} connects at once", "time to serve all, failures", (DIRECT,), most=1),
         Scenario(
@@ -178,7 +178,7 @@ SCENARIOS = {
             "from exec to a first client's reply; then an idle worker",
             "ms, MB of its own",
             (),
-            most=2,
+            most=1,
         ),
         Scenario("memory", "idle, with 10 connections open, and busy", "PSS of the process tree", (), most=2),
         Scenario(
