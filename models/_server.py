@@ -111,15 +111,20 @@ class Server:
 
         A stop does end it.
         """
-        if not len(self.drain):
-            return
-        poller = select.poll()
-        poller.register(self.stop.fileno(), select.POLLIN)
         while len(self.drain) and not self.stop.impatient:
             sign_of_life()
+            self.wait_for_signal()
+            self.stop.asked()
+
+    def wait_for_signal(self) -> None:
+        """In a thread that serves nobody. Returns also when WAKES seconds have passed."""
+        poller = select.poll()
+        poller.register(self.stop.fileno(), select.POLLIN)
+        try:
             if poller.poll(WAKES * 1000):
                 self.stop.clear_wakeup()
-            self.stop.asked()
+        except OSError as error:
+            self.accept.sit_out(error, "waiting pauses")
 
 
 class Accept:

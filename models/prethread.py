@@ -18,22 +18,18 @@ they all share one interpreter lock.
 
 from __future__ import annotations
 
-import select
 import threading
 from functools import partial
 
 from models._scoreboard import LOCK, Slot
-from models._server import WAKES, Server
+from models._server import Server
 from models._threads import PoolThreads, serve_one_of_many
 
 
 def serve(server: Server) -> None:
-    poller = select.poll()
-    poller.register(server.stop.fileno(), select.POLLIN)
     pool = PoolThreads(server, partial(work, server, threading.Lock()))
     while not server.stop.requested and not pool.failure:
-        if poller.poll(WAKES * 1000):
-            server.stop.clear_wakeup()
+        server.wait_for_signal()
     pool.interrupt()
     pool.join()
 

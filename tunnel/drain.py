@@ -31,6 +31,7 @@ from typing import NamedTuple, Protocol
 
 CAPACITY = 1024  # sockets drained at once, by each process
 SCRATCH = 16 * 1024  # bytes read at once
+PAUSE = 0.02  # seconds without looking, when there was no memory to look
 
 
 class Place(Protocol):
@@ -123,7 +124,12 @@ class Drain:
 
     def _drain_once(self, scratch: bytearray, woken: socket.socket | None) -> None:
         wait = None if self._first == inf else max(0.0, self._first - time.monotonic()) * 1000 + 1
-        for fd, _ in self._poller.poll(wait):
+        try:
+            ready = self._poller.poll(wait)
+        except OSError:  # no memory for its list; those who are drained can wait
+            time.sleep(PAUSE)
+            return
+        for fd, _ in ready:
             if woken is not None and fd == woken.fileno():
                 woken.recv(SCRATCH)
             else:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import select
 import socket
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -89,6 +92,31 @@ def test_whoever_ends_first_is_let_go_at_once(clients: Clients) -> None:
     near.shutdown(socket.SHUT_WR)
     assert near.recv(1) == b""
     wait_until(lambda: (place.kept, place.left, len(drain)) == (1, 1, 0), 2.0, "its place is given back")
+
+
+class Forgetful:
+    """A poller that once has no memory for its list."""
+
+    def __init__(self) -> None:
+        self._poller = select.poll()
+        self.register, self.unregister = self._poller.register, self._poller.unregister
+        self.failed = False
+
+    def poll(self, wait: float | None) -> list[tuple[int, int]]:
+        if not self.failed:
+            self.failed = True
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return self._poller.poll(wait)
+
+
+def test_without_memory_for_a_moment_all_are_drained_all_the_same(clients: Clients) -> None:
+    drain = Drain()
+    poller = Forgetful()
+    drain._poller = cast("select.poll", poller)
+    near, place = clients.connect(drain, seconds=SOON)
+    assert near.recv(1) == b""
+    assert poller.failed
+    assert place.left == 1
 
 
 def test_beyond_the_cap_the_source_that_has_most_loses_what_is_next_to_its_end(clients: Clients) -> None:
