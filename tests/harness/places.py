@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 from tests.harness.process import Place, waiting_for_accept
+
+PORTS = 20_000, 32_000  # below those that Linux chooses itself (ip_local_port_range)
 
 
 def closed_place() -> Place:
@@ -13,18 +16,16 @@ def closed_place() -> Place:
 
 
 def free_place(*hosts: str) -> Place:
-    """The first host and a port that is free on all of them at this moment."""
+    """The first host, and a port that is free on all of them and that the kernel gives to nobody else."""
     for _ in range(20):
-        with socket.socket() as first:
-            first.bind((hosts[0], 0))
-            port = first.getsockname()[1]
-            try:
-                for host in hosts[1:]:
-                    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
-                        other.bind((host, port))
-            except OSError:
-                continue
-            return Place(hosts[0], port)
+        port = random.randrange(*PORTS)
+        try:
+            for host in hosts:
+                with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+                    sock.bind((host, port))
+        except OSError:
+            continue
+        return Place(hosts[0], port)
     raise AssertionError("no port is free on all hosts")
 
 
