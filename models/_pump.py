@@ -2,7 +2,7 @@
 
     accept --> opening --> dial --> copy both directions (_copy.py) --> close
                   |          `-- refused: say so, close
-                  `-- not the protocol: drain (tunnel/drain.py)
+                  `-- not the protocol, or nothing whole in time: drain (tunnel/drain.py)
 
 Rules: whatever happens to one client is logged in one line and ends with that client. Only our own
 mistakes get out of `serve_client`.
@@ -26,6 +26,10 @@ from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
 
 SHORTEST = 0.001  # seconds; an SO_RCVTIMEO of 0 is none
+# Before the deadline of a handshake a client that has not said where to go is left to the drain: one place
+# closes all of them, as late as the other, and a prober with a clock learns nothing from it.
+EARLY = 0.1  # seconds, and
+EARLY_PART = 0.1  # of the whole time at most
 
 
 class ClientLeft(Exception):
@@ -65,7 +69,8 @@ def connect(
     timeouts = server.service.timeouts
     deadline = time.monotonic() + timeouts.handshake
     try:
-        target = session.target or read_opening(server, slot, session, accepted, deadline)
+        until = deadline - min(EARLY, EARLY_PART * timeouts.handshake)
+        target = session.target or read_opening(server, slot, session, accepted, until)
     except ClientLeft:
         return None
     except ProtocolError as error:
@@ -77,6 +82,8 @@ def connect(
         return None
     except TimeoutError as error:
         log.info(describe(error), peer_name(accepted))
+        if session.dials:
+            server.drain.add(accepted, deadline, place)
         return None
     except ConnectionError as error:
         log.debug(f"left during the handshake: {describe(error)}", peer_name(accepted))
@@ -139,7 +146,7 @@ def read_opening(
 
 
 def wake_at(deadline: float, accepted: socket.socket) -> None:
-    """To the moment, as what has failed is drained: when a handshake ends must not tell a prober why."""
+    """recv returns at that moment, where it would next do so up to WAKES seconds later."""
     left = max(deadline - time.monotonic(), SHORTEST)
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(left))
 
