@@ -194,9 +194,8 @@ def test_small_requests_beside_a_bulk_stream(bench: Bench) -> None:
     assert figures["bytes"] >= 8 << 20  # at least one exchange of each stream
     assert figures["stream"] > 0
     assert 0.25 <= figures["fairness"] <= 1
-    due = sum(
-        len(poisson(500, 0.1 * 8 / beside.PARTS, 1 + 1 + turn)) for turn in range(1, 2 * beside.TURNS, 2)
-    )
+    part = 0.1 * SCENARIOS["mixed"].part / beside.PARTS
+    due = sum(len(poisson(500, part, 1 + 1 + turn)) for turn in range(1, 2 * beside.TURNS, 2))
     assert sum(count for _, count in sample.latency_us) == due  # those beside the stream, and no others
 
 
