@@ -22,6 +22,7 @@ Rules: bounded; a place in the limits is given back when the drain closes the co
 from __future__ import annotations
 
 import _thread
+import contextlib
 import select
 import socket
 import time
@@ -131,7 +132,8 @@ class Drain:
             return
         for fd, _ in ready:
             if woken is not None and fd == woken.fileno():
-                woken.recv(SCRATCH)
+                with contextlib.suppress(OSError):  # what was not read wakes us again
+                    woken.recv(SCRATCH)
             else:
                 self._discard(fd, scratch)
         now = time.monotonic()
