@@ -83,7 +83,8 @@ def connect(
     except TimeoutError as error:
         log.info(describe(error), peer_name(accepted))
         if session.dials:
-            server.drain.add(accepted, deadline, place)
+            with contextlib.suppress(OSError):  # no descriptor for it: it is closed a moment too early
+                server.drain.add(accepted, deadline, place)
         return None
     except ConnectionError as error:
         log.debug(f"left during the handshake: {describe(error)}", peer_name(accepted))
