@@ -60,6 +60,16 @@ def test_more_clients_than_are_served_at_once_wait_their_turn(make_rig: MakeRig)
     rig.is_healthy()
 
 
+@pytest.mark.ends(SERVE)
+@pytest.mark.only("thread")  # the drain needs a descriptor more for each
+def test_without_descriptors_a_handshake_that_is_late_is_closed_and_not_reset(make_rig: MakeRig) -> None:
+    rig = make_rig("--handshake-timeout", "1", config={"nofile": NOFILE})
+    flood = [rig.silent() for _ in range(2 * NOFILE)]
+    rig.tunnel.wait_for_lines(SAID + "Too many open files")
+    assert {stream.how_it_ends(10.0) for stream in flood} == {"FIN"}
+    assert rig.tunnel.matching("connection to .* cut") == []
+
+
 @pytest.mark.ends(SERVE, LOCAL)
 @pytest.mark.costly
 def test_out_of_descriptors_pauses_accepting_and_nothing_else(make_rig: MakeRig) -> None:
