@@ -268,7 +268,7 @@ class Pool:
         server.stop.on_leaving = partial(leave, slot, server.stop.pid)
         server.stop.install(parent=server.stop.pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
-        server.drain = Drain()
+        server.drain = Drain(longest=server.service.linger)
         if enough := server.service.max_requests:
             server.accept.left = enough - random_below(max(1, int(enough * JITTER)))
         assert self.work

@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from models._limits import Limits, Seldom
@@ -85,6 +86,7 @@ class Service(NamedTuple):
     max_requests: int | None  # connections after which a pool's worker is replaced by a fresh one
     heartbeat: float  # seconds without a sign of life after which a pool's worker is killed
     copy: str  # how a blocking model copies both directions: a name in `_copy.COPIES`
+    linger: float = inf  # seconds that a failed handshake is drained at most
 
 
 class Server:
@@ -104,7 +106,7 @@ class Server:
         self.scoreboard = scoreboard
         self.limits = limits or Limits()
         self.accept = Accept(listeners, stop, self.limits)
-        self.drain = Drain()
+        self.drain = Drain(longest=service.linger)
 
     def finish_draining(self, sign_of_life: Callable[[], None] = lambda: None) -> None:
         """For whoever accepts no more: a probe must not learn from the close that a worker was replaced.

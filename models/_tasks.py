@@ -96,6 +96,9 @@ class Scheduler(Protocol):
     def cancel(self, task: Task) -> None:
         """Ends a task, whatever it waits for."""
 
+    def run(self) -> None:
+        """One round. Raises OSError if the kernel has no memory for the wait."""
+
 
 class Clients:
     """All clients of one server."""
@@ -115,6 +118,14 @@ class Clients:
         self._slot.accepted(RELAY)
         self.number += 1
         self._scheduler.spawn(self._serve(accepted))
+
+    def go_on(self) -> None:
+        """One round of the scheduler; if it could not wait, a pause."""
+        try:
+            self._scheduler.run()
+        except OSError as error:
+            self.server.accept.sit_out(error, "waiting pauses")
+        self._slot.beat()
 
     def hear_signals(self) -> Code[None]:
         """When the server stops, those who have not said where to go have nothing to lose."""

@@ -33,7 +33,8 @@ from tunnel.log import describe, log
 
 
 def serve(server: Server) -> None:
-    server.drain = Drain(in_thread=False)  # made here, so that each child finds its own, empty
+    # Made here, so that each child finds its own, empty.
+    server.drain = Drain(longest=server.service.linger, in_thread=False)
     rehearse(server, serve_in_child)
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object
     children = Children(server)

@@ -105,8 +105,7 @@ def serve(server: Server) -> None:
     for listener in server.listeners:
         trampoline.spawn(accept(clients, listener))
     while clients.number or not server.stop.requested:
-        trampoline.run()
-        slot.beat()
+        clients.go_on()
 
 
 def accept(clients: Clients, listener: socket.socket) -> Code[None]:

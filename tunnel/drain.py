@@ -16,6 +16,9 @@ The second, CAPACITY, is what saves the descriptors of a server without such lim
 and the source that has most here loses the connection that is next to its end. To learn from that, a
 prober has to hold CAPACITY connections of each process, and nobody else is in its count.
 
+A client end has told its client what was wrong, and has nothing to hide from it: `longest` is the time that
+such a client gets to read it.
+
 Rules: bounded; a place in the limits is given back when the drain closes the connection.
 """
 
@@ -55,9 +58,13 @@ class Drained(NamedTuple):
 
 
 class Drain:
-    """Takes sockets off their workers' hands. Safe between threads; build anew after a fork."""
+    """Takes sockets off their workers' hands. Safe between threads; build anew after a fork.
 
-    def __init__(self, *, in_thread: bool = True, capacity: int = CAPACITY) -> None:
+    None of them is drained for more than `longest` seconds.
+    """
+
+    def __init__(self, *, longest: float = inf, in_thread: bool = True, capacity: int = CAPACITY) -> None:
+        self._longest = longest
         self._in_thread = in_thread
         self._capacity = capacity
         self._drained: dict[int, Drained] = {}  # by descriptor
@@ -75,6 +82,7 @@ class Drain:
 
         Takes over its place. Raises OSError if there is no descriptor for the duplicate, or no thread.
         """
+        deadline = min(deadline, time.monotonic() + self._longest)
         with self._lock:
             if self._in_thread and self._wake is None:
                 self._start()

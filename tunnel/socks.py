@@ -23,6 +23,7 @@ from tunnel.flow import EMPTY, Opening
 VERSION = 5
 NO_AUTHENTICATION, NO_ACCEPTABLE = 0x00, 0xFF
 CONNECT = 1
+LINGER = 10.0  # seconds that a refused client is drained at most (RFC 1928 section 6)
 SUCCEEDED, FAILURE, DENIED, NETWORK, HOST, REFUSED, EXPIRED, COMMAND, ADDRESS_TYPE = range(9)
 REPLY_TO_ERRNO = {
     errno.EACCES: DENIED,

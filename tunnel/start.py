@@ -22,6 +22,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from models import MODELS
@@ -191,6 +192,7 @@ class Start:
             max_requests=values.get("max_requests"),
             heartbeat=values["heartbeat"],
             copy=values.get("relay") or model.copy or "",
+            linger=socks.LINGER if command == LOCAL else inf,
         )
 
     def _session_factory(self, secret: Secret, values: Values) -> Callable[[], Session]:

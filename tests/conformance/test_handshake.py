@@ -20,6 +20,7 @@ from tests.harness.rig import DEFAULT, LOCAL, SERVE, Rig
 from tests.harness.stream import Sealed, Stream
 from tests.harness.wire import Seal, address_header
 
+LINGER = 10.0  # seconds after a refusal (RFC 1928 section 6)
 HANDSHAKE = 0.8  # seconds, where the deadline itself is the subject
 # Lengths around every boundary: salt 16, length and its tag 18, then payload and its tag.
 LENGTHS = (1, 8, 12, 15, 16, 17, 22, 33, 34, 35, 41, 49, 50, 51, 56, 57, 58, 221, 3000)
@@ -173,6 +174,15 @@ def test_socks_that_is_not_ours_is_refused_by_the_book(rig: Rig, said: bytes, an
     rest, ending = stream.ends_after_data()
     assert ending == "FIN"
     assert len(rest) == (8 if len(answer) > 2 else 0), "the rest of a reply, or nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.only("fork", "prefork", "epoll")  # each makes a drain of its own
+@pytest.mark.ends(LOCAL)
+def test_socks_client_that_stays_after_a_refusal_is_let_go_when_rfc_1928_wants_it(rig: Rig) -> None:
+    stream = begin(rig, b"\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50")
+    assert len(socks.receive_exactly(stream.sock, 12)) == 12
+    assert stream.how_it_ends(LINGER + 1.0) == "FIN"
 
 
 @pytest.mark.two_clients

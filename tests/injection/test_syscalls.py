@@ -48,7 +48,6 @@ ERRORS = {  # what each call may really fail with (its manual page), as the kern
 ENDS: dict[tuple[str, str], str] = {  # with EX_OSERR and a line, but for ABORTS
     ("sigio", "recvfrom"): "reads signals from a socket pair of its own, which nobody can reset",
     ("prefork-fdpass", "recvfrom"): "hears from its workers over socket pairs of its own, likewise",
-    ("trampoline", "poll,ppoll,select,pselect6"): "one wait for everybody, and no room in its figure",
 }
 ABORTS = {("uvloop", "epoll_ctl"): "libuv calls abort(3)"}
 STUMBLES: dict[tuple[str, str], str] = {

@@ -85,6 +85,13 @@ def test_each_is_closed_by_fin_at_its_own_deadline_whatever_it_sends(clients: Cl
     assert len(drain) == 0
 
 
+def test_who_was_told_why_has_so_long_to_read_it(clients: Clients) -> None:
+    drain = Drain(longest=SOON)
+    near, place = clients.connect(drain)
+    assert near.recv(1) == b""
+    assert place.left == 1
+
+
 def test_whoever_ends_first_is_let_go_at_once(clients: Clients) -> None:
     drain = Drain()
     near, place = clients.connect(drain)
