@@ -236,3 +236,17 @@ def test_without_a_lock_for_its_salt_a_silent_client_is_cut_and_no_other(model: 
         assert len(rig.tunnel.matching("cut: No locks available")) == 1
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize(("error", "said"), [("EAGAIN", "Resource temp"), ("ENOMEM", "Cannot allocate mem")])
+def test_without_a_process_for_the_way_back_a_client_is_cut_and_told_why(
+    error: str, said: str, tmp_path: Path
+) -> None:
+    needs_strace()
+    with Rig(tmp_path, "iterative", SERVE, "--relay", "fork") as rig:
+        rig.transfer()
+        with Injection([rig.pid], "clone,clone3,fork,vfork", error) as injection:
+            exchange(rig)
+        assert injection.failed
+        assert not survives(rig)
+        assert len(rig.tunnel.matching(f"cut: no process for the direction back: {said}")) == 1
