@@ -205,7 +205,7 @@ def asks_a_name(rig: Rig) -> bool:
     return rig.far().receive_exactly(len(REQUEST)) == REQUEST
 
 
-@pytest.mark.parametrize("model", ["poll", "trampoline", "asyncio"])
+@pytest.mark.parametrize("model", ["prefork", "poll", "trampoline", "asyncio"])
 def test_without_a_thread_for_a_name_its_client_is_refused_and_no_other(model: str, tmp_path: Path) -> None:
     needs_strace()
     rig = make(tmp_path, model, SERVE)
