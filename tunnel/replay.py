@@ -72,14 +72,14 @@ class SaltMemory:
 
     def _map(self, path: str | None) -> mmap.mmap:
         size = os.fstat(self._fd).st_size
-        if not size:
-            if path:
-                os.posix_fallocate(self._fd, 0, SIZE)  # a page that the disk has no room for is a SIGBUS
-            else:
-                os.ftruncate(self._fd, SIZE)
-            os.pwrite(self._fd, MAGIC, 0)
-        elif size != SIZE or os.pread(self._fd, len(MAGIC), 0) != MAGIC:
+        if size and (size != SIZE or os.pread(self._fd, len(MAGIC), 0) != MAGIC):
             raise ConfigError(f"{path}: holds something else: expected a file of --replay-file, or none")
+        if path:
+            os.posix_fallocate(self._fd, 0, SIZE)  # a page that the disk has no room for is a SIGBUS
+        elif not size:
+            os.ftruncate(self._fd, SIZE)
+        if not size:
+            os.pwrite(self._fd, MAGIC, 0)
         return mmap.mmap(self._fd, SIZE)
 
     def fileno(self) -> int:

@@ -90,6 +90,16 @@ def test_what_a_file_has_reserved_on_the_disk_stays_reserved(
     assert taken(memory) == reserved
 
 
+def test_file_with_holes_reserves_what_it_lacks(tmp_path: Path) -> None:
+    """As a backup may give it back."""
+    path = tmp_path / "salts"
+    path.write_bytes(replay.MAGIC)
+    os.truncate(path, replay.SIZE)
+    path.chmod(0o600)
+    assert path.stat().st_blocks * 512 < replay.SIZE
+    assert taken(SaltMemory(str(path))) >= replay.SIZE
+
+
 def test_a_generation_is_emptied_in_pieces(
     monkeypatch: pytest.MonkeyPatch, small: Callable[[], SaltMemory]
 ) -> None:
