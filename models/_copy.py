@@ -329,7 +329,7 @@ def copy_by_fork(link: Link) -> None:
     result, tell = os.pipe()
     try:
         # fig: copy by fork
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             ours.close()
             copy_in_child(pair, theirs, result)
@@ -338,9 +338,7 @@ def copy_by_fork(link: Link) -> None:
         os.write(tell, GOOD if not pair.failures else BAD)
         wait_for_child()
         # end fig
-        words = ours.recv(LAST_WORDS, socket.MSG_DONTWAIT) if status and ours.fileno() >= 0 else b""
-    except BlockingIOError:
-        words = b"the process of the direction back was killed"
+        words = last_words(ours) if status and ours.fileno() >= 0 else b""
     finally:
         for end in (ours, theirs):
             end.close()
@@ -351,6 +349,22 @@ def copy_by_fork(link: Link) -> None:
         raise ProtocolError(words.decode())
     if pair.failures:
         raise pair.failures[0]
+
+
+def fork() -> int:
+    """os.fork, whose EAGAIN is no "try again": no process is to be had (fork(2))."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise OSError(error.errno, f"no process for the direction back: {error.strerror}") from None
+
+
+def last_words(line: socket.socket) -> bytes:
+    """Why the child has failed."""
+    try:
+        return line.recv(LAST_WORDS, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b"the process of the direction back was killed"
 
 
 def copy_in_child(pair: Pair, line: socket.socket, result: int) -> NoReturn:

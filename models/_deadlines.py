@@ -8,7 +8,9 @@
 
 All deadlines of one kind are equally long, so they expire in the order in which they were set: a queue
 is all the timer there is, where others keep a heap. `due` may be too early, after a cancellation: the
-loop then wakes once for nothing. That is cheaper than to look at every queue each time round.
+loop then wakes once for nothing. That is cheaper than to look at every queue each time round. When a reload
+makes a length shorter, the queue is out of order until the last of those who were set before is due: as
+long as that, all of it is looked at.
 
 Rules: a loop that has nothing due costs one comparison each time round.
 """
@@ -43,24 +45,36 @@ class Clock:
         if self.now >= self.due:
             for deadlines in self.kinds:
                 deadlines.expire(self.now)
-            self.due = min(deadlines.first() for deadlines in self.kinds)
+            self.due = min(deadlines.first(self.now) for deadlines in self.kinds)
 
 
 class Deadlines(Generic[Client]):
     """Deadlines of one length (seconds), one for each client."""
 
-    __slots__ = ("_clock", "_due", "_expired", "length")
+    __slots__ = ("_clock", "_due", "_expired", "_length", "_mixed_until")
 
     def __init__(self, clock: Clock, length: float, expired: Callable[[Client], None]) -> None:
-        self.length = length
+        self._length = length
+        self._mixed_until = -inf  # when the last one is due that was set before a shorter length
         self._expired: Callable[[Client], None] = expired
         self._due: dict[Client, float] = {}
         self._clock = clock
         clock.kinds.append(self)
 
+    @property
+    def length(self) -> float:
+        """Of those that are set from now on; the others keep what they have."""
+        return self._length
+
+    @length.setter
+    def length(self, length: float) -> None:
+        if length < self._length:
+            self._mixed_until = max(self._mixed_until, time.monotonic() + self._length)
+        self._length = length
+
     def set(self, client: Client) -> None:
         """Calls `expired(client)` after the time, unless it is cancelled or set again before."""
-        due = time.monotonic() + self.length
+        due = time.monotonic() + self._length
         self._due.pop(client, None)  # or it would keep its place in the queue
         self._due[client] = due
         self._clock.due = min(due, self._clock.due)
@@ -68,7 +82,9 @@ class Deadlines(Generic[Client]):
     def cancel(self, client: Client) -> None:
         self._due.pop(client, None)
 
-    def first(self) -> float:
+    def first(self, now: float) -> float:
+        if now < self._mixed_until:
+            return min(self._due.values(), default=inf)
         for due in self._due.values():
             return due
         return inf
@@ -76,9 +92,10 @@ class Deadlines(Generic[Client]):
     def expire(self, now: float) -> None:
         overdue = []
         for client, due in self._due.items():
-            if due > now:
+            if due <= now:
+                overdue.append(client)
+            elif now >= self._mixed_until:
                 break
-            overdue.append(client)
         for client in overdue:
             if self._due.pop(client, None) is not None:  # none: an earlier one has cancelled it
                 self._expired(client)

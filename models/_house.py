@@ -109,9 +109,12 @@ async def in_time(awaitable: Awaitable[T], seconds: float) -> T:
 async def addresses_of(dial: Dial, target: Address) -> list[SockAddr]:
     """What to try, in order: names in a thread of the loop's executor, since getaddrinfo blocks.
 
-    Raises OSError, and TimeoutError after the time that a connection may take.
+    Raises OSError, also for want of a thread, and TimeoutError after the time that a connection may take.
     """
     if dial.literal(target):
         return dial.addresses(target)
-    loop = asyncio.get_running_loop()
-    return await in_time(loop.run_in_executor(None, dial.addresses, target), dial.timeout)
+    try:
+        found = asyncio.get_running_loop().run_in_executor(None, dial.addresses, target)
+    except RuntimeError as error:
+        raise OSError(None, str(error)) from None
+    return await in_time(found, dial.timeout)

@@ -36,15 +36,15 @@ class ClientLeft(Exception):
     """The client closed before it had said where to go. Nothing is wrong with that."""
 
 
-def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
-    """Serves one connection and closes it."""
+def serve_client(server: Server, slot: Slot, accepted: socket.socket, since: float | None = None) -> None:
+    """Serves one connection and closes it. `since`: of its accept (monotonic), if that was a while ago."""
     slot.accepted()
     service = server.service
     session = service.new_session()
     place = server.limits.claim(accepted.fileno())
     dialled = None
     try:
-        dialled = connect(server, slot, session, accepted, place)
+        dialled = connect(server, slot, session, accepted, place, since=since or time.monotonic())
         if dialled is not None:
             slot.enter(RELAY)
             COPIES[service.copy](Link(session, accepted, dialled, service.timeouts, slot))
@@ -63,11 +63,11 @@ def serve_client(server: Server, slot: Slot, accepted: socket.socket) -> None:
 
 
 def connect(
-    server: Server, slot: Slot, session: Session, accepted: socket.socket, place: Place
+    server: Server, slot: Slot, session: Session, accepted: socket.socket, place: Place, *, since: float
 ) -> socket.socket | None:
     """From accept to a dialled connection; None if there is none and the client knows all it may."""
     timeouts = server.service.timeouts
-    deadline = time.monotonic() + timeouts.handshake
+    deadline = since + timeouts.handshake
     try:
         until = deadline - min(EARLY, EARLY_PART * timeouts.handshake)
         target = session.target or read_opening(server, slot, session, accepted, until)
@@ -117,7 +117,7 @@ def read_opening(
         slot.enter(RELAY)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds(WAKES))
         deadline = time.monotonic() + idle
-    elif server.service.timeouts.handshake < WAKES:
+    elif deadline - time.monotonic() < WAKES:
         wake_at(deadline, accepted)
     while True:
         try:

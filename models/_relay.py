@@ -242,9 +242,11 @@ class Opening:
         else:
             self.on_patience_over()
 
+    @guarded
     def on_first_payload(self) -> None:
         self._become_relay(memoryview(b""))
 
+    @guarded
     def on_patience_over(self) -> None:
         self._become_relay(self._session.up.buffer_updated(0))
 

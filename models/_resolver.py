@@ -7,7 +7,8 @@ The way of libuv's `uv_getaddrinfo` (threadpool.c, async.c): work goes to a smal
 written to a descriptor that the loop watches says that answers are there. The descriptor is an
 eventfd, or a pipe on systems that have none.
 
-Rules: started by the first name, so a server of literals has no threads. Whoever asked waits for the
+Rules: started by the first name, so a server of literals has no threads. One thread is enough, and each
+name tries to start those that are missing; without any, its client is refused. Whoever asked waits for the
 connect timeout and not longer, so a name that has waited in the queue for that time is not looked up any
 more: else names that take long keep the threads busy after those who asked have gone. Callbacks run in the
 loop's thread only. Threads come from `_thread`, since importing `threading` is dear (tunnel/log.py).
@@ -60,6 +61,7 @@ class Resolver:
         self._asked: SimpleQueue[tuple[Address, OnFound, float]] = SimpleQueue()  # until when (monotonic)
         self._answered: SimpleQueue[tuple[OnFound, Found]] = SimpleQueue()
         self._woken = self._wake = -1
+        self._threads = 0
 
     def resolve(self, target: Address, on_found: OnFound) -> None:
         """`on_found` gets the addresses to try, or the OSError: at once for a literal."""
@@ -67,15 +69,27 @@ class Resolver:
         if dial.literal(target):
             on_found(addresses_of(dial, target))
             return
-        if self._wake < 0:
+        if self._threads < THREADS:
             try:
                 self._start()
-            except OSError as error:  # no descriptor for it; the next name may find one
+            except OSError as error:  # no descriptor for it, or no thread; the next name may find one
                 on_found(error)
                 return
         self._asked.put((target, on_found, time.monotonic() + dial.timeout))
 
     def _start(self) -> None:
+        """What is missing of it. Raises OSError if there is not the least that is needed."""
+        if self._wake < 0:
+            self._open()
+        try:
+            while self._threads < THREADS:
+                _thread.start_new_thread(self._work, ())
+                self._threads += 1
+        except RuntimeError as error:
+            if not self._threads:
+                raise OSError(None, str(error)) from None
+
+    def _open(self) -> None:
         woken, wake = wakeup_descriptors()
         try:
             self._watch(woken, self._deliver)
@@ -84,8 +98,6 @@ class Resolver:
                 os.close(fd)
             raise
         self._woken, self._wake = woken, wake
-        for _ in range(THREADS):
-            _thread.start_new_thread(self._work, ())
 
     def _deliver(self) -> None:
         """Calls back with the answers that have come."""

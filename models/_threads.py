@@ -120,9 +120,11 @@ class PoolThreads:
             self.failure = error
 
 
-def serve_one_of_many(server: Server, slot: Slot, accepted: socket.socket) -> None:
+def serve_one_of_many(
+    server: Server, slot: Slot, accepted: socket.socket, since: float | None = None
+) -> None:
     """serve_client for a thread that serves others after this one."""
     try:
-        serve_client(server, slot, accepted)
+        serve_client(server, slot, accepted, since)
     except Exception:  # noqa: BLE001 - shown, as it would be by a thread that ends
         sys.excepthook(*sys.exc_info())

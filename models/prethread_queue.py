@@ -13,18 +13,26 @@ the lock makes looking and sleeping one step, or a wake-up could fall in between
 Differs from `prethread`: accept is the main thread's alone, and a client changes hands once more.
 Good when: something must be decided about a connection before anybody serves it.
 Breaks when: clients stay: the queue here is short, then main waits, and the listener's queue takes over.
+Who waits in it uses up the time for the handshake, which counts from accept.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import deque
 from functools import partial
+from typing import NamedTuple
 
 from models._scoreboard import IDLE, Slot
 from models._server import Server
 from models._threads import PoolThreads, serve_one_of_many
+
+
+class Waiting(NamedTuple):
+    client: socket.socket
+    since: float  # monotonic seconds
 
 
 class Queue:
@@ -33,19 +41,20 @@ class Queue:
     def __init__(self, size: int) -> None:
         self._size = size
         self._closed = False
-        self._clients: deque[socket.socket] = deque()
+        self._clients: deque[Waiting] = deque()
         lock = threading.Lock()
         self._filled = threading.Condition(lock)
         self._emptied = threading.Condition(lock)
 
     def put(self, client: socket.socket) -> None:
+        waiting = Waiting(client, time.monotonic())
         with self._emptied:
             while len(self._clients) >= self._size:
                 self._emptied.wait()
-            self._clients.append(client)
+            self._clients.append(waiting)
             self._filled.notify()
 
-    def get(self) -> socket.socket | None:
+    def get(self) -> Waiting | None:
         """The next client; None once the queue is closed and empty."""
         # fig: wait for a client
         with self._filled:
@@ -77,6 +86,6 @@ def serve(server: Server) -> None:
 
 
 def work(server: Server, queue: Queue, slot: Slot) -> None:
-    while accepted := queue.get():
-        serve_one_of_many(server, slot, accepted)
+    while waiting := queue.get():
+        serve_one_of_many(server, slot, *waiting)
         slot.enter(IDLE)

@@ -4,7 +4,8 @@
 
 Two ways to drive it. `dial(target)` blocks: the blocking models. `dial.addresses(target)` and
 `dial.start(sockaddr)` are its halves, for loops: they wait for the connection themselves, and leave
-`addresses` to a helper thread where it would ask a name server (`literal`).
+`addresses` to a helper thread where it would ask a name server (`literal`). So does `dial(target)`
+(lookup.py): a name gets the connect timeout and not longer, whatever resolv.conf says.
 
 Rules: the address that was judged is the one that is dialled; judging a name and dialling it again
 would let its owner change the answer in between (DNS rebinding). Of a name, MOST_ADDRESSES are tried.
@@ -25,6 +26,7 @@ from tunnel.errors import HandshakeError
 
 if TYPE_CHECKING:
     from tunnel.judge import Judge
+    from tunnel.lookup import Lookups
 
 # Whoever owns a name chooses how many addresses it has. Each may take the whole connect timeout, and a worker
 # that blocks is held meanwhile.
@@ -87,14 +89,16 @@ class Dial:
         self._no_delay = no_delay
         self._timeout = seconds(timeout)
         self.timeout = timeout
+        self._lookups: Lookups[list[SockAddr]] | None = None
 
     def __call__(self, target: Address, between: Callable[[], None]) -> socket.socket:
         """A connected blocking socket. Raises OSError: of the last address tried, or DestinationDenied.
 
-        Calls `between()` before each address, since each may take `timeout`.
+        Calls `between()` before each address, since each may take `timeout`, and now and then while a name
+        server thinks, which has that time, too.
         """
         failure: OSError | None = None
-        for address in self.addresses(target):
+        for address in self.addresses(target) if self.literal(target) else self._find(target, between):
             between()
             try:
                 return self._connect(address)
@@ -123,6 +127,14 @@ class Dial:
         if not allowed:
             raise closed(found[0][0])
         return allowed
+
+    def _find(self, target: Address, between: Callable[[], None]) -> list[SockAddr]:
+        """`addresses`, which is given up after `timeout`."""
+        if self._lookups is None:
+            from tunnel.lookup import Lookups  # noqa: PLC0415 - for names alone
+
+            self._lookups = Lookups(self.addresses)
+        return self._lookups.find(target, self.timeout, between)
 
     def _of_servers(self) -> list[SockAddr]:
         found: list[SockAddr] = []

@@ -51,6 +51,10 @@ NOT_PUBLIC = (
     IPv4Network("168.63.129.16/32"),  # the host under an Azure machine: certificates, extensions, names
 )
 KNOWN = 1024  # literals whose verdict is kept: parsing one costs more than all the rest of its dial
+ALSO: dict[IPv4Address | IPv6Address, IPv4Address | IPv6Address] = {  # what the unspecified addresses reach
+    IPv4Address(0): IPv4Address("127.0.0.1"),
+    IPv6Address(0): IPv6Address("::1"),
+}
 CARRIERS = (NAT64, IPv6Network("::ffff:0:0/96"), IPv6Network("2002::/16"))  # of IPv4; see `unwrap`
 
 Range = IPv4Network | IPv6Network
@@ -98,9 +102,8 @@ class Judge:
 
     def allows_as_named(self, literal: str) -> bool:
         """The same as `allows`, of an address that belongs to an allowed name."""
-        address = unwrap(ip_address(literal.partition("%")[0]))
-        rule = self._narrowest(address)
-        return rule is None or rule.opens or not rule.network.prefixlen
+        rules = map(self._narrowest, reached(literal))
+        return all(rule is None or rule.opens or not rule.network.prefixlen for rule in rules)
 
     def _narrowest(self, address: IPv4Address | IPv6Address) -> Rule | None:
         return next((rule for rule in self._ranges if address in rule.network), None)
@@ -112,7 +115,10 @@ class Judge:
 
     def _judge(self, literal: str) -> bool | str:
         """What does not change while the server runs; a str: open, unless this machine has that address."""
-        address = unwrap(ip_address(literal.partition("%")[0]))
+        verdict, *others = map(self._judge_one, reached(literal))
+        return verdict if all(others) else False
+
+    def _judge_one(self, address: IPv4Address | IPv6Address) -> bool | str:
         if rule := self._narrowest(address):
             return rule.opens
         if self._trusts:
@@ -151,6 +157,12 @@ def plain_name(name: str) -> str:
         with suppress(HandshakeError):  # no resolver takes it either
             name = encode_name(name).decode("ascii")
     return name.lower().removesuffix(".")
+
+
+def reached(literal: str) -> list[IPv4Address | IPv6Address]:
+    """What is reached by dialling it: the address itself, and what connect(2) makes of it."""
+    address = unwrap(ip_address(literal.partition("%")[0]))
+    return [address, ALSO[address]] if address in ALSO else [address]
 
 
 def unwrap(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -38,6 +38,7 @@ FRONT, FRONT_LINES = 1 << 15, 1 << 13  # the same of its front
 LINE = Struct("=8Q")
 SLOT = Struct("=Q")
 SALT = Struct("=QQ")  # its first 16 bytes; others have 32
+PIECE = 256 << 10  # bytes of a generation that are emptied at once
 MAGIC = b"unpsalt\3"
 COUNTS, COUNTS_AT = Struct("=IIQ"), len(MAGIC)  # turns from one generation to the other, salts in it, replays
 
@@ -71,14 +72,14 @@ class SaltMemory:
 
     def _map(self, path: str | None) -> mmap.mmap:
         size = os.fstat(self._fd).st_size
-        if not size:
-            if path:
-                os.posix_fallocate(self._fd, 0, SIZE)  # a page that the disk has no room for is a SIGBUS
-            else:
-                os.ftruncate(self._fd, SIZE)
-            os.pwrite(self._fd, MAGIC, 0)
-        elif size != SIZE or os.pread(self._fd, len(MAGIC), 0) != MAGIC:
+        if size and (size != SIZE or os.pread(self._fd, len(MAGIC), 0) != MAGIC):
             raise ConfigError(f"{path}: holds something else: expected a file of --replay-file, or none")
+        if path:
+            os.posix_fallocate(self._fd, 0, SIZE)  # a page that the disk has no room for is a SIGBUS
+        elif not size:
+            os.ftruncate(self._fd, SIZE)
+        if not size:
+            os.pwrite(self._fd, MAGIC, 0)
         return mmap.mmap(self._fd, SIZE)
 
     def fileno(self) -> int:
@@ -106,8 +107,10 @@ class SaltMemory:
             COUNTS.pack_into(memory, COUNTS_AT, turns, salts, replays + 1)
             return False
         if salts >= GENERATION:
-            turns, salts, filled = turns + 1, 0, 1 - filled
-            self._empty(filled)
+            filled = 1 - filled
+            if turns:
+                self._empty(filled)
+            turns, salts = turns + 1, 0
             room = self._room(filled, salts, mark, place)
             assert room is not None
         SLOT.pack_into(memory, room, mark)
@@ -134,12 +137,13 @@ class SaltMemory:
             line = (line + 1) % lines
 
     def _empty(self, generation: int) -> None:
+        """With zeros. Who gives its pages back gives up what a file has reserved (see `_map`)."""
         size = LINES * LINE.size
         start = FIRST + generation * size
-        if sys.platform == "linux":
-            self._memory.madvise(mmap.MADV_REMOVE, start, size)  # gives the pages back
-        else:
-            self._memory[start : start + size] = bytes(size)
+        zeros = bytes(PIECE)
+        for at in range(start, start + size, PIECE):
+            end = min(at + PIECE, start + size)
+            self._memory[at:end] = zeros[: end - at]
 
     @property
     def replays(self) -> int:

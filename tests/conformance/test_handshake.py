@@ -209,6 +209,25 @@ def test_handshake_deadline_counts_from_accept_and_no_byte_extends_it(make_rig: 
     rig.is_healthy()
 
 
+@pytest.mark.only("prethread-queue")
+@pytest.mark.ends(SERVE)
+def test_handshake_deadline_does_not_wait_in_a_queue(make_rig: MakeRig) -> None:
+    """Nobody reads a client that waits for a thread, but it has been accepted."""
+    length, busy = 1.5, 1.2  # seconds
+    rig = make_rig("--handshake-timeout", str(length), workers=1)
+    near, far = rig.open()
+    started = time.monotonic()
+    probes = [rig.silent(), begin(rig, random_bytes(221))]
+    time.sleep(busy)  # the only thread is taken
+    near.close()
+    far.close()
+    for probe in probes:
+        assert probe.how_it_ends(length) == "FIN"
+        took = time.monotonic() - started
+        assert length * 0.9 < took < length + 0.7 * busy, f"{took:.2f} s"
+    rig.is_healthy()
+
+
 @pytest.mark.ends(SERVE)
 def test_every_failure_ends_at_the_same_deadline(make_rig: MakeRig) -> None:
     rig = make_rig("--handshake-timeout", str(HANDSHAKE))

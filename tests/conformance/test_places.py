@@ -144,6 +144,22 @@ def test_names_that_nobody_waits_for_any_more_are_not_looked_up(make_rig: MakeRi
     assert len((tmp_path / "asked").read_text()) < clients / 2, "only those that were begun in time"
 
 
+@pytest.mark.ends(SERVE)
+@pytest.mark.only("iterative", "fork", "prefork", "thread", "asyncio")
+def test_name_that_hangs_costs_its_client_the_connect_timeout(make_rig: MakeRig, tmp_path: Path) -> None:
+    """Whatever resolv.conf says; nor is a worker killed that waits for it."""
+    environment = with_names(tmp_path, NAMES_THAT_HANG)
+    rig = make_rig("--connect-timeout", "0.3", resolves=True, environment=environment)
+    started = time.monotonic()
+    for _ in range(2):
+        assert rig.near(target=("hangs.test", 80)).how_it_ends(5.0) in ("FIN", "RST")
+    assert 0.55 < time.monotonic() - started < 2.0
+    rig.tunnel.wait_for_lines("cannot connect to hangs.test:80: Connection timed out", 2)
+    assert is_resolved(rig)
+    (tmp_path / "go").touch()
+    rig.is_healthy()
+
+
 def is_resolved(rig: Rig) -> bool:
     near = rig.near(target=("localhost", rig.far_place.port), first=b"there")
     if near.how_it_ends(1.0) != "open":

@@ -131,6 +131,36 @@ def test_a_range_that_is_none_is_an_error_that_says_what_was_expected(text: str)
         Judge([text], nobodys)
 
 
+# The unspecified address, which connect(2) takes for loopback
+
+
+@pytest.mark.parametrize(
+    ("denied", "literal"),
+    [
+        ("127.0.0.0/8", "0.0.0.0"),
+        ("127.0.0.1", "::ffff:0.0.0.0"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("::1", "::"),
+        ("::1", "::%lo"),
+        ("::", "::"),
+    ],
+)
+def test_the_unspecified_address_is_closed_where_loopback_is(denied: str, literal: str) -> None:
+    judge = Judge([], nobodys, [denied], trusts=True)
+    assert not judge.allows(literal)
+    assert not judge.allows_as_named(literal)
+    other = Judge([], nobodys, ["192.168.77.0/24"], trusts=True)
+    assert other.allows(literal)
+    assert other.allows_as_named(literal)
+
+
+def test_the_unspecified_address_is_opened_with_loopback_or_not_at_all() -> None:
+    assert not Judge(["0.0.0.0/32"], nobodys).allows("0.0.0.0")
+    assert not Judge(["127.0.0.0/8"], nobodys).allows("0.0.0.0")
+    assert Judge(["0.0.0.0/32", "127.0.0.0/8"], nobodys).allows("0.0.0.0")
+    assert not Judge(["0.0.0.0/8"], nobodys, ["127.0.0.1"]).allows("0.0.0.0")
+
+
 # The machine's own addresses
 
 

@@ -74,6 +74,46 @@ def test_a_generation_at_least_is_known(small: Callable[[], SaltMemory]) -> None
     assert memory.add(salts[0]), "and what is older than two makes room"
 
 
+def test_what_a_file_has_reserved_on_the_disk_stays_reserved(
+    small: Callable[..., SaltMemory], tmp_path: Path
+) -> None:
+    """A page that was given back is a SIGBUS for whoever writes to it once the disk is full."""
+    memory = small(str(tmp_path / "salts"))
+    reserved = taken(memory)
+    assert reserved >= replay.SIZE
+    for salt in (os.urandom(16) for _ in range(5 * 64)):
+        assert memory.add(salt)
+        assert taken(memory) == reserved
+    inherited = SaltMemory(fd=os.dup(memory.fileno()))
+    for salt in (os.urandom(16) for _ in range(5 * 64)):
+        assert inherited.add(salt)
+    assert taken(memory) == reserved
+
+
+def test_file_with_holes_reserves_what_it_lacks(tmp_path: Path) -> None:
+    """As a backup may give it back."""
+    path = tmp_path / "salts"
+    path.write_bytes(replay.MAGIC)
+    os.truncate(path, replay.SIZE)
+    path.chmod(0o600)
+    assert path.stat().st_blocks * 512 < replay.SIZE
+    assert taken(SaltMemory(str(path))) >= replay.SIZE
+
+
+def test_a_generation_is_emptied_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, small: Callable[[], SaltMemory]
+) -> None:
+    """Whatever its size is in pieces: none of its lines is left, and no other one is touched."""
+    memory = small()
+    monkeypatch.setattr(replay, "PIECE", 24 << 10)
+    salts = [os.urandom(16) for _ in range(4 * 64 + 1)]
+    assert all(map(memory.add, salts))
+    fd, size = memory.fileno(), replay.LINES * replay.LINE.size
+    marks = [os.pread(fd, size, replay.FIRST + generation * size) for generation in (0, 1)]
+    assert sum(map(bool, (part for (part,) in replay.SLOT.iter_unpack(marks[0])))) == 1
+    assert sum(map(bool, (part for (part,) in replay.SLOT.iter_unpack(marks[1])))) == 64
+
+
 def test_memory_is_made_by_salts_and_not_by_looking_for_them() -> None:
     """A page is made by touching it; each salt is looked for, and written, on one page of its own."""
     memory = SaltMemory()

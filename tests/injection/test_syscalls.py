@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import pytest
 
 from models import MODELS
 from tests.harness import socks
-from tests.harness.rig import SERVE, Rig
+from tests.harness.rig import FORWARD, SERVE, Rig
 from tests.harness.tree import child_pids, members, wait_until
 from tests.harness.wire import WrongTag
 from tests.injection.strace import Injection, needs_strace
@@ -193,3 +194,59 @@ def test_every_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Pa
     wrong, failed = try_all(tmp_path, model, SERVE, CASES, MOST)
     assert not wrong, "\n".join(wrong)
     assert failed > 20
+
+
+def asks_a_name(rig: Rig) -> bool:
+    """A client whose target is a name is served; False if it is refused."""
+    near = rig.near(target=("localhost", rig.far_place.port), first=REQUEST)
+    near.sock.settimeout(LEISURE)
+    if not select.select([rig.listener, near.sock], [], [], LEISURE)[0] or near.how_it_ends(0.0) != "open":
+        return False
+    return rig.far().receive_exactly(len(REQUEST)) == REQUEST
+
+
+@pytest.mark.parametrize("model", ["prefork", "poll", "trampoline", "asyncio"])
+def test_without_a_thread_for_a_name_its_client_is_refused_and_no_other(model: str, tmp_path: Path) -> None:
+    needs_strace()
+    rig = make(tmp_path, model, SERVE)
+    try:
+        with Injection(pids(rig), "clone,clone3", "EAGAIN") as injection:
+            asks_a_name(rig)
+        rig.close_streams()
+        assert injection.failed
+        assert not survives(rig)
+        assert asks_a_name(rig), rig.tunnel.log()
+        rig.close_streams()
+        assert len(rig.tunnel.matching("cannot connect to localhost.*: can't start new thread")) == 1
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize("model", ["prefork", "poll", "epoll", "asyncio"])
+def test_without_a_lock_for_its_salt_a_silent_client_is_cut_and_no_other(model: str, tmp_path: Path) -> None:
+    """A client end sends its salt although the client has not said a word."""
+    needs_strace()
+    rig = make(tmp_path, model, FORWARD)
+    try:
+        with Injection(pids(rig), "fcntl", "ENOLCK") as injection:
+            assert rig.silent().how_it_ends(LEISURE) in ("FIN", "RST")
+        rig.close_streams()
+        assert len(injection.failed) == 1
+        assert not survives(rig)
+        assert len(rig.tunnel.matching("cut: No locks available")) == 1
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize(("error", "said"), [("EAGAIN", "Resource temp"), ("ENOMEM", "Cannot allocate mem")])
+def test_without_a_process_for_the_way_back_a_client_is_cut_and_told_why(
+    error: str, said: str, tmp_path: Path
+) -> None:
+    needs_strace()
+    with Rig(tmp_path, "iterative", SERVE, "--relay", "fork") as rig:
+        rig.transfer()
+        with Injection([rig.pid], "clone,clone3,fork,vfork", error) as injection:
+            exchange(rig)
+        assert injection.failed
+        assert not survives(rig)
+        assert len(rig.tunnel.matching(f"cut: no process for the direction back: {said}")) == 1

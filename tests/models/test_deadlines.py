@@ -114,3 +114,48 @@ def test_cancelled_deadline_wakes_the_loop_once_at_most(time: Time) -> None:
     time.now += SHORT
     log.clock.run()
     assert log.clock.seconds_left() == inf
+
+
+def test_shorter_deadlines_do_not_wait_for_longer_ones_from_before(time: Time) -> None:
+    """A reload (SIGHUP) made them shorter: what was set before keeps its time, and stands in nobody's way."""
+    log = Log()
+    log.long.set("old")
+    log.long.set("old, cancelled")
+    log.long.length = SHORT
+    log.long.set("new")
+    log.long.cancel("old, cancelled")
+    assert log.clock.seconds_left() == SHORT
+    for now, expired in [(SHORT, ["new"]), (LONG - 1, ["new"]), (LONG, ["new", "old"])]:
+        time.now = 1000.0 + now
+        log.clock.run()
+        assert log.expired == expired
+    assert log.clock.due == inf
+
+
+def test_a_client_from_before_that_is_set_again_has_the_new_length(time: Time) -> None:
+    log = Log()
+    log.long.set("a")
+    log.long.length = SHORT
+    log.long.set("b")
+    time.now += 1
+    log.long.set("a")
+    time.now += SHORT
+    log.clock.run()
+    assert log.expired == ["b", "a"]
+    assert log.clock.due == inf
+
+
+@pytest.mark.parametrize("lengths", [(LONG, SHORT, 1.0), (LONG, 1.0, SHORT), (SHORT, LONG, 1.0)])
+def test_lengths_that_change_twice(time: Time, lengths: tuple[float, ...]) -> None:
+    log = Log()
+    for length in lengths:
+        log.long.length = length
+        log.long.set(f"{length:g}")
+    for number, length in enumerate(sorted(lengths), 1):
+        time.now = 1000.0 + length - 0.1
+        log.clock.run()
+        assert len(log.expired) == number - 1
+        time.now = 1000.0 + length
+        log.clock.run()
+        assert log.expired[-1] == f"{length:g}"
+    assert log.clock.due == inf
