@@ -21,12 +21,33 @@ from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
 from tunnel.dial import Dial, SockAddr
+from tunnel.drain import SCRATCH
+from tunnel.flow import EMPTY, Flow
 
 T = TypeVar("T")
 
 
 class Left(Exception):
     """The client goes before it has said where to. Nothing is wrong with that."""
+
+
+class Discarded(Flow):
+    """The flow of a client whose handshake has failed: whatever comes is thrown away."""
+
+    __slots__ = ()
+    _scratch = memoryview(bytearray(SCRATCH))  # for all of them, since nobody looks at it
+
+    def get_buffer(self) -> memoryview:
+        return self._scratch
+
+    def buffer_updated(self, n: int) -> memoryview:  # noqa: ARG002
+        return EMPTY
+
+    def eof(self) -> memoryview:
+        return EMPTY
+
+    def release(self) -> None:
+        """It keeps its buffer."""
 
 
 class Client(Protocol):
