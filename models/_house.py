@@ -99,11 +99,10 @@ class House:
         self._clients[task] = client
         task.add_done_callback(self._leave)
         accept = self.server.accept
-        if accept.left is not None:
-            accept.left -= 1
-            if accept.left == 0:
-                self.server.stop.retire()
-                self._changed.set()
+        accept.taken()
+        if accept.left == 0:
+            self.server.stop.retire()
+            self._changed.set()
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         del self._clients[task]
