@@ -10,6 +10,8 @@ failure (with `_thread`, because importing `threading` makes every fork dearer; 
 
 Nor does it need a descriptor then: what wakes the loop is made beforehand, and of the connection it takes the
 descriptor that there is. Else who uses up the descriptors would be told of each failure by its early close.
+(asyncio, uvloop and Tornado do not part with a descriptor. There the client is drained where it is served:
+`_drain` in models/_protocol.py and models/_streams.py.)
 
 What is beyond a cap must be closed, and whenever a failure leads to a close, that tells of the failure: send
 byte after byte of rubbish, look when one of your connections is closed, and you know how many bytes a

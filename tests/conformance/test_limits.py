@@ -157,8 +157,10 @@ def test_ipv6_sources_are_networks_and_mapped_ones_are_ipv4(make_rig: MakeRig) -
     rig = make_rig("--max-per-source", "1", "--allow", "127.0.0.0/8", listen=["[::]:0"], warm=False)
     port = rig.place.port
     first = rig.silent(Place("::1", port))
+    wait_until(lambda: open_now(rig) == 1, 2.0, "it is in, before another worker counts the next one")
     assert rig.silent(Place("::1", port)).how_it_ends(5.0) in ("FIN", "RST")
     mapped = rig.silent(Place("127.0.0.1", port))
+    wait_until(lambda: open_now(rig) == 2, 2.0, "so is that one")
     assert rig.silent(Place("127.0.0.1", port)).how_it_ends(5.0) in ("FIN", "RST")
     for stream in (first, mapped):
         assert stream.how_it_ends(0.0) == "open"
