@@ -21,12 +21,33 @@ from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
 from tunnel.dial import Dial, SockAddr
+from tunnel.drain import SCRATCH
+from tunnel.flow import EMPTY, Flow
 
 T = TypeVar("T")
 
 
 class Left(Exception):
     """The client goes before it has said where to. Nothing is wrong with that."""
+
+
+class Discarded(Flow):
+    """The flow of a client whose handshake has failed: whatever comes is thrown away."""
+
+    __slots__ = ()
+    _scratch = memoryview(bytearray(SCRATCH))  # for all of them, since nobody looks at it
+
+    def get_buffer(self) -> memoryview:
+        return self._scratch
+
+    def buffer_updated(self, n: int) -> memoryview:  # noqa: ARG002
+        return EMPTY
+
+    def eof(self) -> memoryview:
+        return EMPTY
+
+    def release(self) -> None:
+        """It keeps its buffer."""
 
 
 class Client(Protocol):
@@ -78,11 +99,10 @@ class House:
         self._clients[task] = client
         task.add_done_callback(self._leave)
         accept = self.server.accept
-        if accept.left is not None:
-            accept.left -= 1
-            if accept.left == 0:
-                self.server.stop.retire()
-                self._changed.set()
+        accept.taken()
+        if accept.left == 0:
+            self.server.stop.retire()
+            self._changed.set()
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         del self._clients[task]

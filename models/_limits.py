@@ -58,6 +58,14 @@ class Full(OSError):
         super().__init__(EUSERS, f"{total} connections are open")
 
 
+class Refused(BlockingIOError):
+    """Who came was sent away again. Others may wait: who is told of clients only once must ask again.
+
+    To all others it is as if nobody had come. None of them goes on by itself, since a client that
+    connects again and again would keep it from everything else.
+    """
+
+
 class Place:
     """What one connection takes of the limits, until `leave`."""
 
@@ -180,26 +188,26 @@ class Limits:
 
     def change(self, total: int | None, per_source: int | None) -> None:
         """By a reload. What was accepted before there was any limit is not counted."""
-        self.total, self._per_source = total or PLACES, per_source
-        self.on = bool(total or per_source)
-        if self.on and self._table is None:
+        on = bool(total or per_source)
+        if on and self._table is None:
             self._table = Table()
+        self.total, self._per_source = total or PLACES, per_source
+        self.on = on  # last: other threads accept meanwhile, and look at this first
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        """accept(2), of whoever may come. Raises Full, and OSError of accept."""
+        """accept(2), of whoever may come. Raises Full, Refused, and OSError of accept."""
         assert self._table
         index = self._table.take(self.total)
         if index is None:
             raise Full(self.total)
         try:
-            while True:
-                fd, address = listener._accept()  # type: ignore[attr-defined] # see tunnel/connection.py
-                accepted = adopt(fd)
-                most = self._per_source
-                if self._table.enter(index, source_of(address[0]), most):
-                    break
+            fd, address = listener._accept()  # type: ignore[attr-defined] # see tunnel/connection.py
+            accepted = adopt(fd)
+            most = self._per_source
+            if not self._table.enter(index, source_of(address[0]), most):
                 accepted.close()
                 self._refusals.warn(f"client refused: its source has {most} connections already", address[0])
+                raise Refused
         except BaseException:
             self._table.free(index)
             raise

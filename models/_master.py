@@ -45,7 +45,6 @@ from models._scoreboard import DIAL, DRAIN, IDLE, WAITING, Slot
 from models._server import Server
 from models._stop import SEND_HOME, die_by, kill_all
 from models._title import set_title
-from tunnel.drain import Drain
 from tunnel.log import describe, log
 
 MASTER_SIGNALS = {
@@ -268,7 +267,7 @@ class Pool:
         server.stop.on_leaving = partial(leave, slot, server.stop.pid)
         server.stop.install(parent=server.stop.pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MASTER_SIGNALS)
-        server.drain = Drain(longest=server.service.linger)
+        server.drain_anew()
         if enough := server.service.max_requests:
             server.accept.left = enough - random_below(max(1, int(enough * JITTER)))
         assert self.work

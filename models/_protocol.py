@@ -25,7 +25,7 @@ from functools import partial
 from typing import cast
 
 from models._direction import reset_on_close
-from models._house import House, Left, addresses_of, in_time
+from models._house import Discarded, House, Left, addresses_of, in_time
 from models._server import ACCEPTS_AT_ONCE, OUT_OF_RESOURCES, RESOURCE_PAUSE, Server, silent_for
 from tunnel.address import Address
 from tunnel.connection import in_full
@@ -192,7 +192,7 @@ class Client:
     # --- request ---
 
     async def _request(self) -> Address | None:
-        """Where the client wants to go; None if it has left, or is left to the drain."""
+        """Where the client wants to go; None if it has left, or was drained."""
         session, accepted, handshake = self.session, self.accepted, self.service.timeouts.handshake
         assert accepted.sock is not None
         known = session.target  # now: uvloop reads before it returns
@@ -201,23 +201,35 @@ class Client:
             return known
         if session.dials:
             late = TimeoutError(f"no whole request within {handshake:g} s")
-            self.silence = self.house.loop.call_later(handshake, self.settle, late)
+            self.silence = self.house.loop.call_at(self.deadline, self.settle, late)
         else:
             self._watch(both=True)
         error = await self.turn
         if self.silence is not None:
             self.silence.cancel()  # or it would end what comes next
+            self.silence = None
         if isinstance(error, TimeoutError) and error.errno is None:  # our own, and not the kernel's
             log.info(describe(error), peer_name(accepted.sock))
         elif isinstance(error, ProtocolError):
             log.warning(f"handshake failed: {error}", peer_name(accepted.sock))
             accepted.write(session.answer(error))
-            self.house.slot.drained()
-            self.house.server.drain.add(accepted.sock, self.deadline, self.place)
+            await self._drain()
         elif isinstance(error, OSError):
             log.debug(f"left during the handshake: {describe(error)}", peer_name(accepted.sock))
         self.turn = self.house.loop.create_future()
         return session.target if error is None else None
+
+    async def _drain(self) -> None:
+        """What tunnel/drain.py does, here: that could have the socket of a transport only by a duplicate, and
+        whether there is a descriptor for one would tell what has failed."""
+        accepted, loop = self.accepted, self.house.loop
+        self.house.slot.drained()
+        if accepted.ended or self.house.server.stop.impatient:
+            return
+        accepted.flow, self.turn = Discarded(), loop.create_future()
+        self.silence = loop.call_at(self.house.server.drain.until(self.deadline), self.settle, None)
+        accepted.resume()
+        await self.turn
 
     # --- resolve, dial ---
 

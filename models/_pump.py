@@ -83,7 +83,7 @@ def connect(
     except TimeoutError as error:
         log.info(describe(error), peer_name(accepted))
         if session.dials:
-            with contextlib.suppress(OSError):  # no descriptor for it: it is closed a moment too early
+            with contextlib.suppress(OSError):  # no thread for it: it is closed a moment too early
                 server.drain.add(accepted, deadline, place)
         return None
     except ConnectionError as error:

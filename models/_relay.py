@@ -166,6 +166,7 @@ class Opening:
         log.warning(f"handshake failed: {error}", peer_name(self.accepted))
         self._answer(self._session.answer(error))
         self._loop.slot.drained()
+        self._loop.poller.forget(self.accepted.fileno())  # the drain has it from now on
         self._loop.server.drain.add(self.accepted, self._deadline, self._place)
         self.close()
 

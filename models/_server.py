@@ -108,6 +108,11 @@ class Server:
         self.accept = Accept(listeners, stop, self.limits)
         self.drain = Drain(longest=service.linger)
 
+    def drain_anew(self, *, in_thread: bool = True) -> None:
+        """After a fork, or before many: the thread that drains, and what wakes it, are one process's own."""
+        self.drain.close()
+        self.drain = Drain(longest=self.service.linger, in_thread=in_thread)
+
     def finish_draining(self, sign_of_life: Callable[[], None] = lambda: None) -> None:
         """For whoever accepts no more: a probe must not learn from the close that a worker was replaced.
 

@@ -10,6 +10,7 @@ read in progress is never abandoned: IOStream has one at a time, and goes on wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,7 @@ from typing import Any, TypeVar, cast
 from tornado.iostream import IOStream, StreamClosedError
 
 from models._direction import reset_on_close
-from models._house import House, Left, addresses_of, in_time
+from models._house import Discarded, House, Left, addresses_of, in_time
 from models._server import silent_for
 from tunnel.errors import ProtocolError
 from tunnel.flow import Flow
@@ -159,9 +160,8 @@ class Client:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", self.name())
             await accepted.send(session.answer(error))
-            if not accepted.closed():  # by an RST
-                self.house.slot.drained()
-                self.house.server.drain.add(accepted.socket, self.deadline, self.place)
+            if not accepted.closed() and not self.house.server.stop.impatient:  # closed: by an RST
+                await self._drain()
         except OSError as error:
             log.debug(f"left during the handshake: {describe(error)}", self.name())
         except asyncio.CancelledError:  # on_stop
@@ -169,6 +169,19 @@ class Client:
         else:
             return
         raise Left
+
+    async def _drain(self) -> None:
+        """What tunnel/drain.py does, here: that could have the socket of a stream only by a duplicate, and
+        whether there is a descriptor for one would tell what has failed."""
+        self.house.slot.drained()
+        left = self.house.server.drain.until(self.deadline) - time.monotonic()
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # at the deadline, by an RST, by on_stop
+            await in_time(self._work(self._discard()), left)
+
+    async def _discard(self) -> None:
+        discarded = Discarded()
+        while await self.accepted.receive(discarded):
+            pass
 
     async def _converse(self) -> None:
         opening, accepted = self.session.opening, self.accepted

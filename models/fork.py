@@ -28,13 +28,12 @@ from models._pump import serve_client
 from models._rehearsal import rehearse
 from models._scoreboard import Slot
 from models._server import Server
-from tunnel.drain import Drain
 from tunnel.log import describe, log
 
 
 def serve(server: Server) -> None:
     # Made here, so that each child finds its own, empty.
-    server.drain = Drain(longest=server.service.linger, in_thread=False)
+    server.drain_anew(in_thread=False)
     rehearse(server, serve_in_child)
     gc.freeze()  # a collection in a child would write to, and so copy, every page with an object
     children = Children(server)

@@ -35,6 +35,7 @@ import os
 import signal
 import socket
 
+from models._limits import Refused
 from models._scoreboard import ACCEPT
 from models._server import OUT_OF_RESOURCES, RESOURCE_PAUSE, WAKES, Server
 from models._threads import ClientThreads
@@ -74,6 +75,8 @@ def accept_all(server: Server, listener: socket.socket, clients: ClientThreads) 
     while not server.stop.requested:
         try:
             accepted = server.accept.take(listener)
+        except Refused:
+            return 0.0  # others may wait, of whom no signal will come; but first a sign of life
         except BlockingIOError:
             break
         except OSError as error:

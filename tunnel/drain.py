@@ -8,18 +8,25 @@ nothing is sent, nothing restarts the timer, and since all that came has been re
 FIN and not an RST. It holds no worker: the loop has a thread of its own, started by the first
 failure (with `_thread`, because importing `threading` makes every fork dearer; see log.py).
 
+Nor does it need a descriptor then: what wakes the loop is made beforehand, and of the connection it takes the
+descriptor that there is. Else who uses up the descriptors would be told of each failure by its early close.
+(asyncio, uvloop and Tornado do not part with a descriptor. There the client is drained where it is served:
+`_drain` in models/_protocol.py and models/_streams.py.)
+
 What is beyond a cap must be closed, and whenever a failure leads to a close, that tells of the failure: send
 byte after byte of rubbish, look when one of your connections is closed, and you know how many bytes a
 handshake has. Hence two caps. The first is `--max-per-source`, and `--max-connections`: a connection keeps
 its place while it is drained, so the limits are met at accept, before the first byte, whatever comes then.
 The second, CAPACITY, is what saves the descriptors of a server without such limits: the newcomer stays,
 and the source that has most here loses the connection that is next to its end. To learn from that, a
-prober has to hold CAPACITY connections of each process, and nobody else is in its count.
+prober has to hold CAPACITY connections of each process, and nobody else is in its count. (Where one process
+serves one client, as in `fork`, there is one connection in each drain, and neither of this is ever met.)
 
 A client end has told its client what was wrong, and has nothing to hide from it: `longest` is the time that
 such a client gets to read it.
 
-Rules: bounded; a place in the limits is given back when the drain closes the connection.
+Rules: bounded; a place in the limits is given back when the drain closes the connection. Nothing that may
+wait is done under the lock, for all workers wait for it.
 """
 
 from __future__ import annotations
@@ -32,6 +39,8 @@ import time
 from collections import Counter
 from math import inf
 from typing import NamedTuple, Protocol
+
+from tunnel.connection import adopt
 
 CAPACITY = 1024  # sockets drained at once, by each process
 SCRATCH = 16 * 1024  # bytes read at once
@@ -58,43 +67,58 @@ class Drained(NamedTuple):
 
 
 class Drain:
-    """Takes sockets off their workers' hands. Safe between threads; build anew after a fork.
+    """Takes sockets off their workers' hands. Safe between threads; `close` it and build anew after a fork.
 
-    None of them is drained for more than `longest` seconds.
+    None of them is drained for more than `longest` seconds. Raises OSError if there are no two descriptors.
     """
 
     def __init__(self, *, longest: float = inf, in_thread: bool = True, capacity: int = CAPACITY) -> None:
         self._longest = longest
-        self._in_thread = in_thread
         self._capacity = capacity
         self._drained: dict[int, Drained] = {}  # by descriptor
         self._first = inf  # no deadline is earlier
         self._poller = select.poll()
         self._lock = _thread.allocate_lock()
-        self._wake: socket.socket | None = None  # its far end is in the thread's poll set
+        self._running = False  # the thread
+        self._wake: tuple[socket.socket, socket.socket] | None = None  # the thread polls the second
+        if in_thread:
+            self._wake = socket.socketpair()
+            for end in self._wake:
+                end.setblocking(False)
 
     def __len__(self) -> int:
         """How many sockets it drains."""
         return len(self._drained)
 
     def add(self, sock: socket.socket, deadline: float, place: Place) -> None:
-        """Drains a duplicate of `sock` until `deadline` (monotonic seconds); the caller closes its own.
+        """Drains `sock` until `deadline` (monotonic seconds). Takes over its place and its descriptor, which
+        no poller may watch any more; to its owner `sock` is closed.
 
-        Takes over its place. Raises OSError if there is no descriptor for the duplicate, or no thread.
+        Raises OSError if there can be no thread; then all stays with the owner.
         """
-        deadline = min(deadline, time.monotonic() + self._longest)
+        deadline = self.until(deadline)
         with self._lock:
-            if self._in_thread and self._wake is None:
-                self._start()
+            sock.setblocking(False)
+            source = host_of(sock)
+            if self._wake is not None:
+                self._rouse(*self._wake)
             if len(self._drained) >= self._capacity:
                 self._make_room()
-            mine = self._duplicate(sock)
-            mine.setblocking(False)
-            self._drained[mine.fileno()] = Drained(mine, deadline, host_of(mine), place.keep())
+            mine = adopt(sock.detach())
+            self._drained[mine.fileno()] = Drained(mine, deadline, source, place.keep())
             self._first = min(self._first, deadline)
             self._poller.register(mine, select.POLLIN)
-            if self._wake is not None:
-                self._wake.send(b"\0")
+
+    def until(self, deadline: float) -> float:
+        """When a connection is let go whose handshake had that deadline, and has failed now."""
+        return min(deadline, time.monotonic() + self._longest)
+
+    def close(self) -> None:
+        """Of a drain that nothing was added to: its descriptors, which a fork would pass on."""
+        if self._wake is not None:
+            for end in self._wake:
+                end.close()
+            self._wake = None
 
     def finish(self) -> None:
         """Drains what was added, here and now: for a process that has nothing else to do."""
@@ -102,28 +126,22 @@ class Drain:
         while self._drained:
             self._drain_once(scratch, None)
 
-    def _start(self) -> None:
-        wake, woken = socket.socketpair()
-        try:
-            _thread.start_new_thread(self._run, (woken,))
-        except RuntimeError as error:
-            raise OSError(None, str(error)) from None
-        self._wake = wake
+    def _rouse(self, wake: socket.socket, woken: socket.socket) -> None:
+        """Makes the thread look again, once it gets the lock; starts it if there is none."""
+        if not self._running:
+            try:
+                _thread.start_new_thread(self._run, (woken,))
+            except RuntimeError as error:
+                raise OSError(None, str(error)) from None
+            self._running = True
+        with contextlib.suppress(BlockingIOError):  # so many have roused it that there is no room for more
+            wake.send(b"\0")
 
     def _run(self, woken: socket.socket) -> None:
         scratch = bytearray(SCRATCH)
         self._poller.register(woken, select.POLLIN)
         while True:
             self._drain_once(scratch, woken)
-
-    def _duplicate(self, sock: socket.socket) -> socket.socket:
-        try:
-            return sock.dup()
-        except OSError:
-            if not self._drained:
-                raise
-            self._make_room()
-            return sock.dup()
 
     def _make_room(self) -> None:
         """Closes what has the least to lose, of the source that has most here."""
@@ -140,7 +158,8 @@ class Drain:
             return
         for fd, _ in ready:
             if woken is not None and fd == woken.fileno():
-                with contextlib.suppress(OSError):  # what was not read wakes us again
+                # Under the lock: who has roused us has then added why. What was not read rouses us again.
+                with self._lock, contextlib.suppress(OSError):
                     woken.recv(SCRATCH)
             else:
                 self._discard(fd, scratch)

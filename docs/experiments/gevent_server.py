@@ -104,6 +104,7 @@ class Client:
         except ProtocolError as error:
             log.warning(f"handshake failed: {error}", peer_name(accepted))
             send_now(accepted, session.answer(error))
+            self.stop_waiting()  # the drain has the descriptor from now on
             self.house.server.drain.add(accepted, deadline, NOWHERE)
             return None
         except TimeoutError as error:

@@ -90,7 +90,7 @@ class Loop:
             self.watcher_queue.pop(w, None)
 
     def io_close(self, w: Watcher) -> None:
-        """Before its descriptor is closed."""
+        """Before its descriptor is closed, or somebody else's."""
         self.io_stop(w, POLLIN | POLLOUT)
         self.pending_queue.pop(w, None)
         if w.fd in self.watchers:

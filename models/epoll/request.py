@@ -114,6 +114,7 @@ class Request:
         try:
             self.accepted.say(self.session.answer(error))
             self.host.slot.drained()
+            self.host.loop.io_close(self.accepted)
             self.host.server.drain.add(self.accepted.sock, self.deadline, self.place)
         except OSError as another:
             self.left(another)

@@ -61,13 +61,34 @@ def test_more_clients_than_are_served_at_once_wait_their_turn(make_rig: MakeRig)
 
 
 @pytest.mark.ends(SERVE)
-@pytest.mark.only("thread")  # the drain needs a descriptor more for each
+@pytest.mark.only("thread")
 def test_without_descriptors_a_handshake_that_is_late_is_closed_and_not_reset(make_rig: MakeRig) -> None:
     rig = make_rig("--handshake-timeout", "1", config={"nofile": NOFILE})
     flood = [rig.silent() for _ in range(2 * NOFILE)]
     rig.tunnel.wait_for_lines(SAID + "Too many open files")
     assert {stream.how_it_ends(10.0) for stream in flood} == {"FIN"}
     assert rig.tunnel.matching("connection to .* cut") == []
+
+
+@pytest.mark.ends(SERVE)
+@pytest.mark.only(
+    "thread", "select", "prefork-epoll", "epoll", "trampoline", "asyncio", "uvloop", "tornado"
+)  # where many clients share one process: who is alone in one leaves it enough descriptors
+def test_without_descriptors_a_handshake_that_fails_ends_when_the_others_do(make_rig: MakeRig) -> None:
+    """Nothing has been drained yet. Whoever sees to it that there are none would be told of each failure."""
+    rig = make_rig("--handshake-timeout", "1.5", config={"nofile": NOFILE}, workers=2)
+    flood = [rig.silent() for _ in range(2 * NOFILE)]
+    rig.tunnel.wait_for_lines(SAID + "Too many open files")
+    probes, silent = flood[:3], flood[3]
+    for probe in probes:
+        probe.sock.sendall(pattern(100))
+    rig.tunnel.wait_for_lines("handshake failed", len(probes))
+    assert [stream.how_it_ends(0.05) for stream in (silent, *probes)] == ["open"] * 4
+    assert [stream.how_it_ends(5.0) for stream in (silent, *probes)] == ["FIN"] * 4
+    assert rig.tunnel.matching("connection to .* cut") == []
+    for stream in flood:
+        stream.close()
+    rig.is_healthy()
 
 
 @pytest.mark.ends(SERVE, LOCAL)

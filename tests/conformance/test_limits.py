@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -123,14 +124,43 @@ def test_who_is_beyond_the_share_of_its_source_is_closed_at_once(make_rig: MakeR
     rig.is_healthy()
 
 
+def comes_again_and_again(make_rig: MakeRig) -> None:
+    """A source that has all it may, faster than an accept gives up waiting, for longer than the patience."""
+    rig = make_rig("--max-per-source", "1", "--heartbeat", "2", workers=2, warm=False)
+    near, far = rig.open()
+    until = time.monotonic() + 4.5
+    while time.monotonic() < until:
+        refused = rig.silent()
+        assert refused.how_it_ends(2.0) in ("FIN", "RST")
+        refused.close()
+        time.sleep(0.1)  # as a client does that tries again
+    assert rig.tunnel.matching("no sign of life") == []
+    exchange(near, far, 1000)
+    with closing(ask_from(rig, "127.0.0.2")) as other, closing(rig.far()) as another:
+        exchange(other, another, 1000)
+
+
+@pytest.mark.only("prefork")
+def test_source_that_is_refused_all_the_time_makes_no_worker_look_hung(make_rig: MakeRig) -> None:
+    comes_again_and_again(make_rig)
+
+
+@pytest.mark.slow
+@pytest.mark.pools
+def test_nor_in_any_other_pool(make_rig: MakeRig) -> None:
+    comes_again_and_again(make_rig)
+
+
 @pytest.mark.two_clients
 @pytest.mark.only("thread", "prefork", "fork", "epoll", "asyncio")
 def test_ipv6_sources_are_networks_and_mapped_ones_are_ipv4(make_rig: MakeRig) -> None:
     rig = make_rig("--max-per-source", "1", "--allow", "127.0.0.0/8", listen=["[::]:0"], warm=False)
     port = rig.place.port
     first = rig.silent(Place("::1", port))
+    wait_until(lambda: open_now(rig) == 1, 2.0, "it is in, before another worker counts the next one")
     assert rig.silent(Place("::1", port)).how_it_ends(5.0) in ("FIN", "RST")
     mapped = rig.silent(Place("127.0.0.1", port))
+    wait_until(lambda: open_now(rig) == 2, 2.0, "so is that one")
     assert rig.silent(Place("127.0.0.1", port)).how_it_ends(5.0) in ("FIN", "RST")
     for stream in (first, mapped):
         assert stream.how_it_ends(0.0) == "open"
@@ -185,6 +215,29 @@ def test_drained_connection_keeps_its_place(make_rig: MakeRig) -> None:
     assert streams[1].how_it_ends(2.0) == "FIN"
     wait_until(lambda: open_now(rig) == FEW - 1, 3.0, "the drain gives its place back")
     assert rig.silent().how_it_ends(0.1) == "open"
+
+
+@pytest.mark.only("iterative")
+def test_drained_connections_keep_their_places_where_one_is_served_at_a_time(make_rig: MakeRig) -> None:
+    """It serves nobody, and is full all the same: a probe is not let go for the next client."""
+    rig = make_rig("--max-per-source", "2", "--max-connections", str(FEW))
+    probes = [begin(rig, random_bytes(size)) for size in (100, 200)]
+    rig.tunnel.wait_for_lines("handshake failed", 2)
+    assert rig.silent().how_it_ends(2.0) in ("FIN", "RST"), "its source has two"
+    other = socket.create_connection(rig.place, PATIENCE, ("127.0.0.2", 0))
+    probes.append(rig.keep(Stream(other)))
+    other.sendall(random_bytes(100))
+    rig.tunnel.wait_for_lines("handshake failed", 3)
+    with closing(ask_from(rig, "127.0.0.3")) as waits:
+        assert nobody_comes(rig), f"{FEW} are there"
+        for probe in probes:
+            assert probe.how_it_ends(0.0) == "open"
+        probes[0].finish()
+        assert probes[0].how_it_ends(2.0) == "FIN"
+        with closing(rig.far()) as far:
+            exchange(waits, far, 1000)
+    for probe in probes[1:]:
+        assert probe.how_it_ends(0.0) == "open"
 
 
 @pytest.mark.pools

@@ -30,7 +30,7 @@ DEFAULT = Credentials("aes-128-gcm", "correct horse")
 NAMED = ("target.test", 80)  # where `near` asks to go at the client end; nobody resolves it
 
 # A server starts these with the first bad handshake and the first name, and keeps them.
-DRAIN_THREADS, DRAIN_DESCRIPTORS = 1, 2
+DRAIN_THREADS = 1
 RESOLVER_THREADS, RESOLVER_DESCRIPTORS = 4, 2
 IDLE_WINDOW = 0.07  # seconds of looking at an idle server
 IDLE_CPU = 0.03  # seconds of CPU in that window that are too many: /proc counts in 0.01
@@ -243,8 +243,7 @@ class Rig:
         threads = (
             base.threads + DRAIN_THREADS * base.processes + RESOLVER_THREADS * self._resolves * base.processes
         )
-        descriptors = base.descriptors + DRAIN_DESCRIPTORS * base.processes
-        descriptors += RESOLVER_DESCRIPTORS * self._resolves * base.processes
+        descriptors = base.descriptors + RESOLVER_DESCRIPTORS * self._resolves * base.processes
 
         def back() -> bool:
             now = holdings(self.pid)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import cast
@@ -140,30 +142,70 @@ def test_beyond_the_cap_the_source_that_has_most_loses_what_is_next_to_its_end(c
     assert is_open(other), "others lose nothing by it"
 
 
-def test_without_a_descriptor_somebody_makes_room(clients: Clients) -> None:
-    drain = Drain()
-    first, place = clients.connect(drain)
-    near = socket.create_connection(clients.listener.getsockname(), 5.0)
-    clients.sockets.append(near)
-    accepted = clients.listener.accept()[0]
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(map(int, os.listdir("/proc/self/fd")))
     taken = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
     try:
-        try:
+        with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        except OSError:
-            drain.add(accepted, time.monotonic() + 60, Place())
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in taken:
             os.close(fd)
-        accepted.close()
-    assert first.recv(1) == b""
-    assert place.left == 1
-    assert is_open(near)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_without_a_descriptor_nobody_is_closed_before_its_time(clients: Clients, before: int) -> None:
+    """Nor the first one that fails: there would be a difference for who has seen to it that there is none."""
+    drain = Drain()
+    nears = [clients.connect(drain)[0] for _ in range(before)]
+    nears.append(socket.create_connection(clients.listener.getsockname(), 5.0))
+    clients.sockets.append(nears[-1])
+    accepted, place = clients.listener.accept()[0], Place()
+    with no_descriptor_left():
+        drain.add(accepted, time.monotonic() + SOON, place)
+    accepted.close()
+    assert [is_open(near) for near in nears] == [True] * len(nears)
+    assert nears[-1].recv(1) == b""
+    assert (place.kept, place.left) == (1, 1)
+
+
+class Stuck:
+    """A poller that has not had its turn for a while."""
+
+    def __init__(self) -> None:
+        self._poller = select.poll()
+        self.register, self.unregister = self._poller.register, self._poller.unregister
+        self.turn = threading.Event()
+
+    def poll(self, wait: float | None) -> list[tuple[int, int]]:
+        self.turn.wait()
+        return self._poller.poll(wait)
+
+
+def test_however_many_come_at_once_none_waits_for_the_thread_that_waits_for_its_lock() -> None:
+    """A socket pair has room for some 280 bytes, and nobody could make any while `add` waits for some."""
+    drain, poller = Drain(), Stuck()
+    drain._poller = cast("select.poll", poller)
+    ends = [socket.socketpair() for _ in range(300)]
+    for near, _ in ends:
+        near.close()
+
+    def add_all() -> None:
+        for _, accepted in ends:
+            drain.add(accepted, time.monotonic() + 60, Place())
+
+    worker = threading.Thread(target=add_all, daemon=True)
+    worker.start()
+    worker.join(5.0)
+    assert not worker.is_alive(), f"stuck after {len(drain)}"
+    poller.turn.set()
+    wait_until(lambda: len(drain) == 0, 2.0, "all have ended, and it has seen it")
 
 
 def test_place_of_a_connection_that_cannot_be_drained_stays_with_its_worker() -> None:
@@ -173,6 +215,34 @@ def test_place_of_a_connection_that_cannot_be_drained_stays_with_its_worker() ->
     with pytest.raises(OSError, match="Bad file descriptor"):
         drain.add(gone, time.monotonic() + 60, place)
     assert (place.kept, place.left) == (0, 0)
+
+
+def test_connection_that_no_thread_can_drain_stays_with_its_worker(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    drain = Drain()
+    monkeypatch.setattr("_thread.start_new_thread", none_left)
+    near = socket.create_connection(clients.listener.getsockname(), 5.0)
+    clients.sockets.append(near)
+    accepted, place = clients.listener.accept()[0], Place()
+    with accepted:
+        with pytest.raises(OSError, match="can't start new thread"):
+            drain.add(accepted, time.monotonic() + 60, place)
+        assert is_open(accepted)
+    assert (len(drain), place.kept, place.left) == (0, 0, 0)
+    monkeypatch.undo()
+    near, place = clients.connect(drain, seconds=SOON)
+    assert near.recv(1) == b"", "the next one finds a thread"
+
+
+def test_what_is_built_anew_after_a_fork_leaves_no_descriptor_behind() -> None:
+    before = os.listdir("/proc/self/fd")
+    Drain().close()
+    Drain(in_thread=False).close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_process_that_has_nothing_else_to_do_drains_by_itself(clients: Clients) -> None:

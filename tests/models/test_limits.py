@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from models._limits import Full, Limits, Table, read_counts, source_of
+from models._limits import Full, Limits, Refused, Table, read_counts, source_of
+from models._server import WAKES, Accept, Server
+from models._stop import Renewal, Stop
+from models._threads import ClientThreads
+from models.sigio import accept_all
 
 CHILDREN, ROUNDS = 4, 3000
 
@@ -62,17 +68,65 @@ def test_accept_that_fails_gives_its_place_back(listener: socket.socket) -> None
             limits.accept(listener)
 
 
-def test_source_that_is_refused_waits_for_the_next_one(listener: socket.socket) -> None:
+def crowd_of(listener: socket.socket, *hosts: int) -> list[socket.socket]:
+    return [socket.create_connection(listener.getsockname(), 5, (f"127.0.0.{n}", 0)) for n in hosts]
+
+
+def test_after_each_source_that_is_refused_the_caller_decides_whether_to_go_on(
+    listener: socket.socket,
+) -> None:
+    """It may have to give a sign of life, or to stop; who is refused may come back as fast as it can."""
     limits = Limits(per_source=1)
     listener.setblocking(False)
-    place = listener.getsockname()
-    first, second, other = (socket.create_connection(place, 5, (f"127.0.0.{n}", 0)) for n in (1, 1, 2))
-    accepted = [limits.accept(listener), limits.accept(listener)]
+    crowd = crowd_of(listener, 1, 1, 1, 2)
+    accepted = [limits.accept(listener)]
+    for _ in range(2):
+        with pytest.raises(Refused):
+            limits.accept(listener)
+    accepted.append(limits.accept(listener))
     assert [sock.getpeername()[0] for sock in accepted] == ["127.0.0.1", "127.0.0.2"]
-    assert counts(limits) == (2, 1)
-    assert second.recv(1) == b"", "closed at once"
-    for sock in (first, second, other, *accepted):
+    assert counts(limits) == (2, 2)
+    assert [sock.recv(1) for sock in crowd[1:3]] == [b"", b""], "closed at once"
+    for sock in (*crowd, *accepted):
         sock.close()
+
+
+class Threads:
+    """In the place of sigio's."""
+
+    def __init__(self) -> None:
+        self.started: list[socket.socket] = []
+
+    def start(self, accepted: socket.socket) -> None:
+        self.started.append(accepted)
+
+
+def test_sigio_forgets_nobody_who_waits_behind_a_source_that_is_refused(listener: socket.socket) -> None:
+    """No other signal comes for who is there already. In between it has a moment for its other duties."""
+    stop = Stop([listener], 1.0, Renewal(lambda: True, lambda: None))
+    server = cast("Server", SimpleNamespace(stop=stop, accept=Accept([listener], stop, Limits(per_source=1))))
+    listener.setblocking(False)
+    threads = Threads()
+    crowd = crowd_of(listener, 1, 1, 2, 2, 3)
+    pauses = [accept_all(server, listener, cast("ClientThreads", threads)) for _ in range(3)]
+    assert pauses == [0.0, 0.0, WAKES]
+    assert [sock.getpeername()[0] for sock in threads.started] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    for sock in (*crowd, *threads.started):
+        sock.close()
+
+
+def test_limits_are_on_when_there_is_a_table_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a reload; other threads accept meanwhile."""
+    limits, seen = Limits(), []
+
+    class Late(Table):
+        def __init__(self) -> None:
+            seen.append(limits.on)
+            super().__init__()
+
+    monkeypatch.setattr("models._limits.Table", Late)
+    limits.change(5, None)
+    assert (seen, limits.on) == ([False], True)
 
 
 def test_what_a_process_held_is_free_when_it_is_buried() -> None:
