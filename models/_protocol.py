@@ -63,8 +63,8 @@ class Side(asyncio.BufferedProtocol):
         self.ended = False  # the FIN has come
         self.open = True  # the direction that begins here
         self.failure: Exception | None = None  # why nothing can be written here any more
+        self.lost = False  # its transport has given up, and what has come should still be read
         self.moves = 0  # what the idle time looks at
-        self.reopened: asyncio.Task[object] | None = None
 
     # fig: protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -151,9 +151,12 @@ class Side(asyncio.BufferedProtocol):
 
     def reset(self) -> None:
         """Closes with RST, so that what was cut off cannot be taken for a whole (UNP 7.5)."""
-        if self.transport is not None and self.sock is not None and self.sock.fileno() >= 0:
+        if self.sock is not None and self.sock.fileno() >= 0:
             reset_on_close(self.sock)
-            self.transport.abort()
+            if self.transport is not None:
+                self.transport.abort()
+            else:
+                self.sock.close()
 
 
 class Client:
@@ -174,6 +177,7 @@ class Client:
         )  # the end of what run() waits for, and why it ended
         self.greeting: asyncio.TimerHandle | None = None
         self.silence: asyncio.TimerHandle | None = None  # the look whether anything has moved
+        self.reopening: asyncio.Task[None] | None = None
         if session.target is not None:
             self._join()
 
@@ -287,7 +291,10 @@ class Client:
 
     async def _relay(self) -> None:
         self._watch(both=True)
-        if error := await self.turn:
+        error = await self.turn
+        if self.reopening is not None:
+            await self.reopening  # on its way to a transport, a socket belongs to the loop
+        if error:
             self._cut(error)
 
     def _watch(self, both: bool, before: object = None) -> None:
@@ -321,7 +328,7 @@ class Client:
         elif not self.connected and self.session.target is not None:
             side.pause()
             self.settle(None)
-        elif side.failure is not None:
+        elif side.lost:
             self._reopen(side)
         else:
             side.resume()
@@ -339,8 +346,9 @@ class Client:
 
     def on_lost(self, side: Side, error: Exception) -> None:
         """A transport has given its socket up. If it was a write that failed, then what the peer had sent
-        before it went may still be there to be read."""
-        if side.failure or side.ended or not self.connected or self.turn.done():
+        before it went may still be there to be read, if there is anybody to write it to."""
+        gone = side.failure or side.peer.failure
+        if gone or side.ended or not self.connected or self.turn.done():
             self.settle(error)
             return
         assert side.sock is not None
@@ -349,7 +357,7 @@ class Client:
         except OSError as failure:
             self.settle(failure)
             return
-        side.failure, side.transport = error, None
+        side.failure, side.transport, side.lost = error, None, True
         side.peer.open = False
         side.peer.pause()
         self._watch(both=False)
@@ -357,10 +365,16 @@ class Client:
             self._reopen(side)
 
     def _reopen(self, side: Side) -> None:
-        """Another transport, to read what is left. Not before the last view has been written."""
-        side.reopened = self.house.loop.create_task(
-            self.house.loop.create_connection(lambda: side, sock=side.sock)
-        )
+        """Once. Not before the last view has been written."""
+        side.lost = False
+        self.reopening = self.house.loop.create_task(self._read_on(side))
+
+    async def _read_on(self, side: Side) -> None:
+        """Another transport, to read what is left."""
+        try:
+            await self.house.loop.create_connection(lambda: side, sock=side.sock)
+        except OSError as error:
+            self.settle(error)
 
     # --- the end ---
 

@@ -23,14 +23,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterable
 from functools import partial
 
+from models._master import TICK
+from models._passing import drop, hear_only, pass_on, receive
 from models._pump import serve_client
-from models._scoreboard import ACCEPT, Slot
-from models._server import WAKES, Server
+from models._scoreboard import Slot
+from models._server import Server
 from models._watch import WatchfulPool
-from tunnel.connection import adopt, seconds
 
 
 def serve(server: Server) -> None:
@@ -49,7 +51,12 @@ class Dispatcher(WatchfulPool):
             listener.setblocking(False)
 
     def start(self) -> int | None:
-        mine, theirs = socket.socketpair()
+        try:
+            mine, theirs = socket.socketpair()
+        except OSError as error:
+            self.server.accept.survive(error, "cannot start a worker")
+            self._start_after = time.monotonic() + TICK
+            return None
         with theirs:
             self.work = partial(work, channel=theirs, others=(mine, *self._channels.values(), *self._clients))
             if pid := super().start():
@@ -59,16 +66,8 @@ class Dispatcher(WatchfulPool):
 
     def prepare(self) -> None:
         """Passes on, and accepts only what can be passed on: that is the backpressure."""
-        # fig: pass to the oldest that is free
-        for pid, channel in self._channels.items():
-            if self._clients and pid in self._free:
-                self._free.discard(pid)
-                fd = self._clients[0].fileno()
-                # A child that is leaving hears no more: the next one, then.
-                with contextlib.suppress(OSError), self.server.limits.passing(fd, pid) as number:
-                    socket.send_fds(channel, [number], [fd])
-                    self._clients.pop(0).close()
-        # end fig
+        while self._clients and self._free and self._pass_on(self._clients[0]):
+            self._clients.pop(0).close()
         for listener in self.server.listeners:
             if self._free and not self._clients and not self.stopping:
                 self.watch(listener.fileno(), partial(self._accept, listener))
@@ -83,42 +82,42 @@ class Dispatcher(WatchfulPool):
         except OSError as error:
             self.server.accept.sit_out(error)
 
+    def _pass_on(self, client: socket.socket) -> bool:
+        """False: it waits for a child that is free."""
+        # fig: pass to the oldest that is free
+        failure = None
+        for pid in [pid for pid in self._channels if pid in self._free]:
+            try:
+                pass_on(self.server.limits, client, self._channels[pid], pid)
+            except (BrokenPipeError, ConnectionResetError):  # it is leaving: the next one, then
+                self._forget(pid)
+            except OSError as error:  # no fault of the child: it stays free
+                failure = error
+            else:
+                self._free.discard(pid)
+                return True
+        # end fig
+        if failure:
+            drop(self.server.limits, client, failure)
+        return failure is not None
+
     def _hear(self, pid: int) -> None:
         """A child is free, or has ended."""
         with contextlib.suppress(ConnectionError):
             if self._channels[pid].recv(1):
                 self._free.add(pid)
                 return
+        self._forget(pid)
+
+    def _forget(self, pid: int) -> None:
         self._free.discard(pid)
         self.unwatch(self._channels[pid].fileno())
         self._channels.pop(pid).close()
 
 
 def work(server: Server, slot: Slot, channel: socket.socket, others: Iterable[socket.socket]) -> None:
-    for other in others:
-        other.close()
-    server.stop.close_listeners()
-    server.stop.close = partial(channel.shutdown, socket.SHUT_RD)  # what was passed before is still read
-    channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds(WAKES))
+    hear_only(channel, others, server)
     # fig: accept loop
     while accepted := receive(server, slot, channel):
         serve_client(server, slot, accepted)
     # end fig
-
-
-def receive(server: Server, slot: Slot, channel: socket.socket) -> socket.socket | None:
-    """The next client, once the master knows that this child is free. None: it passes no more."""
-    slot.enter(ACCEPT)
-    if not server.stop.asked() and server.accept.left != 0:
-        with contextlib.suppress(ConnectionError):
-            channel.send(b"\0")
-            server.accept.taken()
-        while True:
-            try:
-                number, fds, *_ = socket.recv_fds(channel, 4, 1, socket.MSG_CMSG_CLOEXEC)
-                for fd in fds:
-                    server.limits.take_over(fd, int.from_bytes(number, "big"))
-                return adopt(fds[0]) if fds else None
-            except BlockingIOError:
-                slot.beat()
-    return None
