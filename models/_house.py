@@ -14,14 +14,15 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Protocol, TypeVar
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import WAKES, Server
 from tunnel.address import Address
 from tunnel.dial import Dial, SockAddr
-from tunnel.drain import SCRATCH
+from tunnel.drain import SCRATCH, first_to_go, host_of
 from tunnel.flow import EMPTY, Flow
 
 T = TypeVar("T")
@@ -50,6 +51,13 @@ class Discarded(Flow):
         """It keeps its buffer."""
 
 
+class Drained(NamedTuple):
+    """A client whose handshake has failed."""
+
+    deadline: float  # monotonic seconds
+    source: str  # the host that it comes from
+
+
 class Client(Protocol):
     """What a model serves. `run` raises nothing but our own mistakes."""
 
@@ -68,6 +76,7 @@ class House:
         self.slot = slot
         self.loop = asyncio.get_running_loop()
         self._clients: dict[asyncio.Task[None], Client] = {}
+        self._drained: dict[Client, Drained] = {}
         self._changed = asyncio.Event()
 
     async def run(self, open_: Callable[[], None], shut: Callable[[], None]) -> None:
@@ -103,6 +112,25 @@ class House:
         if accept.left == 0:
             self.server.stop.retire()
             self._changed.set()
+
+    @contextlib.contextmanager
+    def draining(self, client: Client, sock: socket.socket, deadline: float) -> Iterator[float]:
+        """While a client drains its own socket; until when (monotonic seconds).
+
+        tunnel/drain.py could have the socket of a transport only by a duplicate, and whether there is a
+        descriptor for one would tell what has failed. Its cap holds here, too.
+        """
+        drain = self.server.drain
+        self.slot.drained()
+        if len(self._drained) >= drain.capacity:
+            first = first_to_go(self._drained)
+            del self._drained[first]
+            first.on_stop()
+        self._drained[client] = Drained(drain.until(deadline), host_of(sock))
+        try:
+            yield self._drained[client].deadline
+        finally:
+            self._drained.pop(client, None)
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         del self._clients[task]

@@ -224,16 +224,16 @@ class Client:
         return session.target if error is None else None
 
     async def _drain(self) -> None:
-        """What tunnel/drain.py does, here: that could have the socket of a transport only by a duplicate, and
-        whether there is a descriptor for one would tell what has failed."""
+        """What tunnel/drain.py does, here (see House.draining)."""
         accepted, loop = self.accepted, self.house.loop
-        self.house.slot.drained()
-        if accepted.ended or self.house.server.stop.impatient:
-            return
-        accepted.flow, self.turn = Discarded(), loop.create_future()
-        self.silence = loop.call_at(self.house.server.drain.until(self.deadline), self.settle, None)
-        accepted.resume()
-        await self.turn
+        assert accepted.sock is not None
+        with self.house.draining(self, accepted.sock, self.deadline) as until:
+            if accepted.ended or self.house.server.stop.impatient:
+                return
+            accepted.flow, self.turn = Discarded(), loop.create_future()
+            self.silence = loop.call_at(until, self.settle, None)
+            accepted.resume()
+            await self.turn
 
     # --- resolve, dial ---
 

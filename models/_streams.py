@@ -171,12 +171,12 @@ class Client:
         raise Left
 
     async def _drain(self) -> None:
-        """What tunnel/drain.py does, here: that could have the socket of a stream only by a duplicate, and
-        whether there is a descriptor for one would tell what has failed."""
-        self.house.slot.drained()
-        left = self.house.server.drain.until(self.deadline) - time.monotonic()
-        with contextlib.suppress(OSError, asyncio.CancelledError):  # at the deadline, by an RST, by on_stop
-            await in_time(self._work(self._discard()), left)
+        """What tunnel/drain.py does, here (see House.draining)."""
+        with (
+            self.house.draining(self, self.accepted.socket, self.deadline) as until,
+            contextlib.suppress(OSError, asyncio.CancelledError),  # at the deadline, by an RST, by on_stop
+        ):
+            await in_time(self._work(self._discard()), until - time.monotonic())
 
     async def _discard(self) -> None:
         discarded = Discarded()

@@ -37,14 +37,17 @@ import select
 import socket
 import time
 from collections import Counter
+from collections.abc import Mapping
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from tunnel.connection import adopt
 
 CAPACITY = 1024  # sockets drained at once, by each process
 SCRATCH = 16 * 1024  # bytes read at once
 PAUSE = 0.02  # seconds without looking, when there was no memory to look
+
+Key = TypeVar("Key")
 
 
 class Place(Protocol):
@@ -74,7 +77,7 @@ class Drain:
 
     def __init__(self, *, longest: float = inf, in_thread: bool = True, capacity: int = CAPACITY) -> None:
         self._longest = longest
-        self._capacity = capacity
+        self.capacity = capacity
         self._drained: dict[int, Drained] = {}  # by descriptor
         self._first = inf  # no deadline is earlier
         self._poller = select.poll()
@@ -102,8 +105,8 @@ class Drain:
             source = host_of(sock)
             if self._wake is not None:
                 self._rouse(*self._wake)
-            if len(self._drained) >= self._capacity:
-                self._make_room()
+            if len(self._drained) >= self.capacity:
+                self._close(first_to_go(self._drained))
             mine = adopt(sock.detach())
             self._drained[mine.fileno()] = Drained(mine, deadline, source, place.keep())
             self._first = min(self._first, deadline)
@@ -142,12 +145,6 @@ class Drain:
         self._poller.register(woken, select.POLLIN)
         while True:
             self._drain_once(scratch, woken)
-
-    def _make_room(self) -> None:
-        """Closes what has the least to lose, of the source that has most here."""
-        most = Counter(drained.source for drained in self._drained.values()).most_common(1)[0][0]
-        theirs = (fd for fd, drained in self._drained.items() if drained.source == most)
-        self._close(min(theirs, key=lambda fd: self._drained[fd].deadline))
 
     def _drain_once(self, scratch: bytearray, woken: socket.socket | None) -> None:
         wait = None if self._first == inf else max(0.0, self._first - time.monotonic()) * 1000 + 1
@@ -188,6 +185,25 @@ class Drain:
         self._poller.unregister(fd)
         drained.place.leave()
         drained.sock.close()
+
+
+class Waiting(Protocol):
+    """Somebody who is drained, here or in a loop that does it itself (models/_house.py)."""
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def source(self) -> str:
+        """The host that it comes from."""
+
+
+def first_to_go(drained: Mapping[Key, Waiting]) -> Key:
+    """Who has the least to lose, of the source that has most of them."""
+    most = Counter(waiting.source for waiting in drained.values()).most_common(1)[0][0]
+    theirs = (key for key, waiting in drained.items() if waiting.source == most)
+    return min(theirs, key=lambda key: drained[key].deadline)
 
 
 def host_of(sock: socket.socket) -> str:
