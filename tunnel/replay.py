@@ -72,14 +72,15 @@ class SaltMemory:
 
     def _map(self, path: str | None) -> mmap.mmap:
         size = os.fstat(self._fd).st_size
-        if size and (size != SIZE or os.pread(self._fd, len(MAGIC), 0) != MAGIC):
+        begun = size in (len(MAGIC), SIZE) and os.pread(self._fd, len(MAGIC), 0) == MAGIC
+        if size and not begun:
             raise ConfigError(f"{path}: holds something else: expected a file of --replay-file, or none")
+        if not begun:
+            os.pwrite(self._fd, MAGIC, 0)  # first, so that who is killed here leaves a file to go on with
         if path:
             os.posix_fallocate(self._fd, 0, SIZE)  # a page that the disk has no room for is a SIGBUS
-        elif not size:
+        elif size != SIZE:
             os.ftruncate(self._fd, SIZE)
-        if not size:
-            os.pwrite(self._fd, MAGIC, 0)
         return mmap.mmap(self._fd, SIZE)
 
     def fileno(self) -> int:

@@ -221,6 +221,14 @@ def test_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None
     assert path.read_bytes() == content
 
 
+def test_file_whose_maker_was_killed_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "salts"
+    path.write_bytes(replay.MAGIC)
+    path.chmod(0o600)
+    assert SaltMemory(str(path)).add(os.urandom(32))
+    assert path.stat().st_size == replay.SIZE
+
+
 def test_memory_is_taken_only_by_what_is_seen() -> None:
     memory = SaltMemory()
     for _ in range(10):
