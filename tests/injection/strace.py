@@ -14,14 +14,16 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from types import TracebackType
+from typing import NamedTuple
 
 import pytest
 
 ATTACH = 10.0  # seconds that strace may take on a busy machine
 QUIET = 0.04  # seconds without a call
+UNFINISHED = "<unfinished ...>"
 
 
 def needs_strace() -> None:
@@ -50,20 +52,49 @@ def tasks(pid: int) -> set[int]:
         return set()
 
 
-class Injection:
-    """While it is entered, call number `when` of every process and thread fails, counted from now on.
+class Failed(NamedTuple):
+    """A call that was made to fail, as strace writes it: `123 recvfrom(7<TCP:[...]>, ...) = -1 ...`."""
 
-    Without an error it only counts: `calls` says how often each was made by the busiest one.
+    line: str
+
+    @property
+    def name(self) -> str:
+        return self.line.partition(" ")[2].strip().partition("(")[0]
+
+    @property
+    def on_tcp(self) -> bool:
+        """Not on a pipe, a file or a socket pair, which the program has for itself."""
+        return re.match(r"\d+ +\w+\(\d+<TCP", self.line) is not None
+
+
+def whole(lines: Sequence[str]) -> Iterator[str]:
+    """A line a call, also where another task's came between its beginning and its end."""
+    begun: dict[str, str] = {}
+    for line in lines:
+        task, _, rest = line.partition(" ")
+        if rest.endswith(UNFINISHED):
+            begun[task] = line.removesuffix(UNFINISHED)
+        elif "resumed>" in rest and task in begun:
+            yield begun.pop(task) + rest.partition("resumed>")[2]
+        else:
+            yield line
+
+
+class Injection:
+    """While it is entered, call number `when` of every process and thread fails, counted from now on; all
+    of them with "1+".
+
+    Without an error it only counts: `busiest_of` says how often.
     """
 
-    def __init__(self, pids: Sequence[int], calls: str, error: str = "", when: int = 1) -> None:
+    def __init__(self, pids: Sequence[int], calls: str, error: str = "", when: int | str = 1) -> None:
         inject = ["-e", f"inject={calls}:error={error}:when={when}"] if error else []
         self._out = tempfile.NamedTemporaryFile("r", prefix="strace-")  # noqa: SIM115 - closed at the end
         there = {pid: tasks(pid) for pid in pids}
         self._tasks = set().union(*there.values())
         who = [word for pid in pids if there[pid] for word in ("-p", str(pid))]
         self._strace = subprocess.Popen(
-            ["strace", "-f", "-e", f"trace={calls}", *inject, "-o", self._out.name, *who],
+            ["strace", "-f", "-yy", "-e", f"trace={calls}", *inject, "-o", self._out.name, *who],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -106,9 +137,9 @@ class Injection:
         return self._strace.communicate()[1]
 
     @property
-    def failed(self) -> list[str]:
-        """The calls that were made to fail, as strace writes them."""
-        return [line for line in self.lines if "(INJECTED)" in line]
+    def failed(self) -> list[Failed]:
+        """The calls that were made to fail."""
+        return [Failed(line) for line in whole(self.lines) if "(INJECTED)" in line]
 
     def busiest_of(self, names: Sequence[str]) -> int:
         """The most calls of these names that any process or thread has begun."""

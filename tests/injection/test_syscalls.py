@@ -4,7 +4,8 @@
         strace attaches --> one exchange, which may fail --> strace lets go --> a transfer within 2 s
 
 `ENDS` names what a server does not survive, and why; it then says so in a line and has an exit code.
-`STUMBLES` names where somebody else's loop prints a traceback, and goes on.
+`STUMBLES` names where somebody else's loop prints a traceback, and goes on; `FORGETS` where it leaves a
+socket open.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,20 +21,25 @@ import pytest
 
 from models import MODELS
 from tests.harness import socks
-from tests.harness.rig import FORWARD, SERVE, Rig
+from tests.harness.rig import FORWARD, LOCAL, SERVE, Rig
 from tests.harness.tree import child_pids, members, wait_until
 from tests.harness.wire import WrongTag
-from tests.injection.strace import Injection, needs_strace
+from tests.injection.strace import Failed, Injection, needs_strace
 
 HURRY = 1.0  # seconds that a client of a spoiled exchange waits for anything
 LEISURE = 10.0  # and one of an exchange that must succeed
 WORKERS = 2
-MOST = 8  # failing calls tried of one kind: what an exchange makes more of is the same again
 REQUEST, REPLY = b"x" * 3000, b"y" * 5000
 ERRORS = {  # what each call may really fail with (its manual page), as the kernel names calls today
     "accept4": ("ECONNABORTED", "EMFILE", "ENOMEM", "EPROTO"),
     "recvfrom": ("ECONNRESET", "ETIMEDOUT"),
+    "read": ("ECONNRESET", "ETIMEDOUT"),  # what libuv has for recv
+    "readv": ("ECONNRESET", "ETIMEDOUT"),
+    "recvmsg": ("ECONNRESET", "ENOMEM"),
     "sendto": ("EPIPE", "ENOBUFS"),
+    "write": ("EPIPE", "ENOBUFS"),
+    "writev": ("EPIPE", "ENOBUFS"),
+    "sendmsg": ("EPIPE", "ENOBUFS"),
     "connect": ("ECONNREFUSED", "ENETUNREACH", "EADDRNOTAVAIL"),
     "socket": ("EMFILE", "ENOBUFS"),
     "clone,clone3,fork,vfork": ("EAGAIN", "ENOMEM"),
@@ -46,7 +53,12 @@ ERRORS = {  # what each call may really fail with (its manual page), as the kern
     "getpeername": ("ENOTCONN",),
     "dup,dup2,dup3": ("EMFILE",),
 }
-ENDS: dict[tuple[str, str], str] = {  # with EX_OSERR and a line, but for ABORTS
+ROLES = {  # one of each must have failed on a connection, or the model makes calls that are not listed here
+    "accept": {"accept4"},
+    "receive": {"recvfrom", "read", "readv", "recvmsg"},
+    "send": {"sendto", "write", "writev", "sendmsg"},
+}
+ENDS: dict[tuple[str, str], str] = {  # with EX_OSERR and a line, if the call was not on a connection
     ("sigio", "recvfrom"): "reads signals from a socket pair of its own, which nobody can reset",
     ("prefork-fdpass", "recvfrom"): "hears from its workers over socket pairs of its own, likewise",
 }
@@ -55,8 +67,11 @@ STUMBLES: dict[tuple[str, str], str] = {
     ("asyncio", "epoll_ctl"): "its selector is not ours: the loop prints the callback that failed",
     ("tornado", "epoll_ctl"): "the same loop",
 }
+FORGETS = {
+    ("uvloop", "setsockopt"): "0.23 forgets a socket that it could not set TCP_NODELAY on, and it stays open",
+}
 QUICK = {"accept4": ("EMFILE",), "recvfrom": ("ECONNRESET",), "sendto": ("EPIPE",), "socket": ("EMFILE",)}
-
+ONE_OF_EACH_BODY = ("fork", "epoll", "trampoline", "uvloop", "tornado")
 
 # fcntl gives locks back, too. An unlock that is not made keeps everybody out, and Linux has no error for it.
 BROKEN = "a record is missing"  # which the client notices by the next one's tag
@@ -111,13 +126,13 @@ def calls_of_an_exchange(rig: Rig) -> dict[str, int]:
     return {calls: counting.busiest_of(calls.split(",")) for calls in ERRORS}
 
 
-def spoil(rig: Rig, case: Case, when: int) -> tuple[int, str]:
-    """One exchange in which that call fails: how often it did, and what must not have come of it."""
+def spoil(rig: Rig, case: Case, when: int) -> tuple[list[Failed], str]:
+    """One exchange in which that call fails: which did, and what must not have come of it."""
     with Injection(pids(rig), case.calls, case.error, when) as injection:
         trouble = exchange(rig)
-    if any("F_UNLCK" in line for line in injection.failed):
-        return 0, UNLOCKED
-    return len(injection.failed), trouble or survives(rig)
+    if any("F_UNLCK" in call.line for call in injection.failed):
+        return [], UNLOCKED
+    return injection.failed, trouble or survives(rig)
 
 
 def survives(rig: Rig) -> str:
@@ -135,16 +150,18 @@ def survives(rig: Rig) -> str:
     return f"traceback: {said[said.index('Traceback') :][-600:]}" if "Traceback" in said else ""
 
 
-def expected(rig: Rig, case: Case, trouble: str) -> bool:
+def expected(rig: Rig, case: Case, failed: list[Failed], trouble: str) -> bool:
     """One of the few things that are as they are, and said in the right way."""
     if trouble == UNLOCKED:
         return True
     key = rig.model, case.calls
     if key in STUMBLES:
         return trouble.startswith(("traceback", BROKEN))
+    if key in FORGETS:  # at a client end, the target finds it in its queue before the next client's
+        return trouble.startswith("next client")
     if key in ABORTS:
         return rig.tunnel.wait(2.0) == -signal.SIGABRT
-    if key not in ENDS:
+    if key not in ENDS or all(call.on_tcp for call in failed):
         return False
     said = rig.tunnel.matching("^tunnel serve: ")
     return rig.tunnel.wait(2.0) == os.EX_OSERR and len(said) == 1
@@ -157,19 +174,21 @@ def make(directory: Path, model: str, end: str) -> Rig:
     return rig
 
 
-def try_all(directory: Path, model: str, end: str, cases: list[Case], most: int) -> tuple[list[str], int]:
-    """What went wrong, a line each, and how many calls were made to fail."""
-    wrong, failed = [], 0
+def try_all(
+    directory: Path, model: str, end: str, cases: list[Case], most: float = inf
+) -> tuple[list[str], list[Failed]]:
+    """What went wrong, a line each, and the calls that were made to fail."""
+    wrong, failed = [], []
     rig = make(directory, model, end)
     try:
         made = calls_of_an_exchange(rig)
         for case in cases:
-            for when in range(1, min(made[case.calls], most) + 1):
-                count, trouble = spoil(rig, case, when)
-                failed += count
+            for when in range(1, int(min(made[case.calls], most)) + 1):
+                calls, trouble = spoil(rig, case, when)
+                failed += calls
                 if not trouble:
                     continue
-                if not expected(rig, case, trouble):
+                if not expected(rig, case, calls, trouble):
                     wrong.append(f"{model} {end}, {case.calls} number {when} {case.error}: {trouble}")
                 rig.close()
                 rig = make(directory, model, end)
@@ -178,22 +197,29 @@ def try_all(directory: Path, model: str, end: str, cases: list[Case], most: int)
     return wrong, failed
 
 
+def try_every_call(directory: Path, model: str, end: str) -> None:
+    wrong, failed = try_all(directory, model, end, CASES)
+    assert not wrong, "\n".join(wrong)
+    assert len(failed) > 20
+    on_connections = {call.name for call in failed if call.on_tcp}
+    for role, names in ROLES.items():
+        assert names & on_connections, f"no {role} of {model} {end} has failed"
+
+
 @pytest.mark.parametrize("model", ["fork", "epoll"])
 def test_a_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
     needs_strace()
     cases = [Case(calls, error) for calls, errors in QUICK.items() for error in errors]
     wrong, failed = try_all(tmp_path, model, SERVE, cases, 2)
     assert not wrong, "\n".join(wrong)
-    assert failed >= len(cases)
+    assert len(failed) >= len(cases)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_call_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
     needs_strace()
-    wrong, failed = try_all(tmp_path, model, SERVE, CASES, MOST)
-    assert not wrong, "\n".join(wrong)
-    assert failed > 20
+    try_every_call(tmp_path, model, SERVE)
 
 
 def asks_a_name(rig: Rig) -> bool:
@@ -250,3 +276,47 @@ def test_without_a_process_for_the_way_back_a_client_is_cut_and_told_why(
         assert injection.failed
         assert not survives(rig)
         assert len(rig.tunnel.matching(f"cut: no process for the direction back: {said}")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ONE_OF_EACH_BODY)
+def test_every_call_of_a_client_end_that_fails_costs_its_client_at_most(model: str, tmp_path: Path) -> None:
+    needs_strace()
+    try_every_call(tmp_path, model, LOCAL)
+
+
+@pytest.mark.parametrize(("model", "receive"), [("asyncio", "recvfrom"), ("uvloop", "read")])
+def test_what_comes_after_a_receive_that_failed_arrives_and_then_both_sides_are_reset(
+    model: str, receive: str, tmp_path: Path
+) -> None:
+    """It could have been a send: these loops do not say. So the rest is read, from a new transport."""
+    needs_strace()
+    with make(tmp_path, model, SERVE) as rig:
+        near, far = rig.open()
+        with Injection(pids(rig), receive, "ECONNRESET") as injection:
+            far.send(REPLY)
+            assert near.receive_exactly(len(REPLY)) == REPLY
+            far.send(REPLY)
+            assert near.receive_exactly(len(REPLY)) == REPLY
+        assert [call.on_tcp for call in injection.failed] == [True]
+        far.finish()
+        assert (near.how_it_ends(2.0), far.how_it_ends(2.0)) == ("RST", "RST")
+        rig.tunnel.wait_for_lines("cut: Connection reset by peer")
+        assert survives(rig) == ""
+        assert len(rig.tunnel.lines) == 2, rig.tunnel.log()
+
+
+def test_client_that_cannot_be_passed_on_is_dropped_and_no_worker_with_it(tmp_path: Path) -> None:
+    """Every attempt fails, with both workers; afterwards both of them are there for others."""
+    needs_strace()
+    with make(tmp_path, "prefork-fdpass", SERVE) as rig:
+        workers = child_pids(rig.pid)
+        with Injection([rig.pid], "sendmsg", "ENOBUFS", when="1+") as injection:
+            assert rig.near(first=REQUEST).how_it_ends(2.0) in ("FIN", "RST")
+        assert len(injection.failed) == WORKERS
+        rig.tunnel.wait_for_lines("client dropped: cannot pass it on: No buffer space available")
+        pairs = [rig.open() for _ in range(WORKERS)]
+        for near, far in pairs:
+            near.send(REQUEST)
+            assert far.receive_exactly(len(REQUEST)) == REQUEST
+        assert child_pids(rig.pid) == workers
