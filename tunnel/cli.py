@@ -18,7 +18,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from models import COPIES, MODELS
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(formatter_class=Formatter, **arguments)
-        self.others: Sequence[Parser] = ()  # all of them, for the hint to another one's option
+        self.others: Sequence[Parser] = ()
 
     def error(self, message: str) -> NoReturn:
         hint = "" if "did you mean" in message else self._hint(message)
@@ -100,8 +100,16 @@ class Parser(argparse.ArgumentParser):
             if owners := [other.prog for other in self.others if wrong in other.options()]:
                 return f" ({wrong} is an option of {', '.join(owners)})"
             right = self.options()
+            if not wrong.startswith("-"):  # a value
+                return ""
         close = get_close_matches(wrong, right, 1)
         return f" (did you mean {close[0]}?)" if close else ""
+
+    def introduce(self, commands: Iterable[Parser]) -> None:
+        """To one another, so that each can say whose option it is that it does not know."""
+        everybody = [self, *commands]
+        for parser in everybody:
+            parser.others = everybody
 
     def options(self) -> list[str]:
         return [word for action in self._actions for word in action.option_strings]
@@ -164,7 +172,12 @@ def build_parser() -> Parser:
         "Accept connections and pass them, sealed, to one target behind the server.",
         f"127.0.0.1:{config.DEFAULT_LOCAL_PORT}",
     )
-    commands.add_parser("models", help="list the server models", allow_abbrev=False)
+    commands.add_parser(
+        "models",
+        help="list the server models",
+        description="List the server models: what --model takes, who waits where, and where it comes from.",
+        allow_abbrev=False,
+    )
     status = commands.add_parser(
         "status",
         help="show who does what in a running server",
@@ -194,9 +207,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    parsers = parser, *commands.choices.values()
-    for one_of_them in parsers:
-        one_of_them.others = parsers
+    parser.introduce(commands.choices.values())
     return parser
 
 
@@ -226,9 +237,8 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             " many bytes), relay (to --target) (default: tunnel)",
         )
     if name != config.LOCAL:
-        place.add_argument(
-            "--target", metavar="HOST:PORT", type=field("target"), help="where the tunnel leads to"
-        )
+        leads = "where --service relay leads to" if name == config.SERVE else "where the tunnel leads to"
+        place.add_argument("--target", metavar="HOST:PORT", type=field("target"), help=leads)
     if name == config.SERVE:
         place.add_argument(
             "--allow",
@@ -282,7 +292,10 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         metavar="NAME",
         help=f"{', '.join(METHODS)} (default: {config.DEFAULTS['method']})",
     )
-    secret.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
+    fresh = " (default: a fresh one, which is printed)" if name == config.SERVE else ""
+    secret.add_argument(
+        "--password-file", metavar="FILE", help=f"file with the password in its first line{fresh}"
+    )
     secret.add_argument(
         "--user",
         metavar="NAME",
@@ -297,13 +310,13 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         "--workers",
         metavar="MIN:MAX",
         type=field("workers"),
-        help="size of the pool, in models that have one; N for a fixed size",
+        help="size of the pool, in models that have one; N for a fixed size (default: the model's own)",
     )
     work.add_argument(
         "--max-requests",
         metavar="N",
         type=field("max_requests"),
-        help="connections after which a pool's worker is replaced by a fresh one",
+        help="connections after which a pool's worker is replaced by a fresh one (default: any)",
     )
     work.add_argument(
         "--relay",
@@ -333,8 +346,18 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         type=field("log_file"),
         help="instead of standard error; USR1 opens it again",
     )
-    logs.add_argument("--log-level", choices=LEVELS, metavar="LEVEL", help=", ".join(LEVELS))
-    logs.add_argument("--log-format", choices=("text", "json"), metavar="FORMAT", help="text or json")
+    logs.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        metavar="LEVEL",
+        help=f"{', '.join(LEVELS)} (default: {config.DEFAULTS['log_level']})",
+    )
+    logs.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        metavar="FORMAT",
+        help=f"text or json (default: {config.DEFAULTS['log_format']})",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,12 @@ MISTAKES = {
     "an unknown scenario": (["run", "--scenarios", "bulk_up"], os.EX_USAGE, "did you mean bulk-up?"),
     "no model": (["run", "--models", ","], os.EX_USAGE, "no model named"),
     "an unknown flag": (["run", "--model", "fork"], os.EX_USAGE, "did you mean --models?"),
+    "another command's flag": (
+        ["report", "--quick", "x"],
+        os.EX_USAGE,
+        "(--quick is an option of compare run)",
+    ),
+    "a flag before the command": (["--quick", "run"], os.EX_USAGE, "(--quick is an option of compare run)"),
     "an unknown flag before the command": (["--verison"], os.EX_USAGE, "did you mean --version?"),
     "an unknown command": (["scenaros"], os.EX_USAGE, "did you mean scenarios?"),
     "no command": ([], os.EX_USAGE, "COMMAND"),
