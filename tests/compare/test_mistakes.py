@@ -47,6 +47,7 @@ MISTAKES = {
     ),
     "an end that is none": (["run", "--end", "middle"], os.EX_USAGE, "'serve', 'local'"),
     "a ceiling of no model": (["ceiling", "--models", "x"], os.EX_USAGE, "model 'x' does not exist"),
+    "a value is no mistyped flag": (["run", "--models", "x"], os.EX_USAGE, "tornado; see compare run --help"),
     "an unknown method": (["run", "--method", "rc4"], os.EX_USAGE, "aes-256-gcm"),
     "a file as folder": (["run", "--out", __file__], os.EX_CANTCREAT, "File exists"),
 }
