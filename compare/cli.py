@@ -24,6 +24,7 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -376,11 +377,15 @@ def write_reports(result: Result, folder: str) -> None:
 
 
 def save(folder: str, name: str, text: str) -> None:
-    """Whole or not at all: a reader never sees half a file."""
+    """Whole or not at all: a reader never sees half a file. What is there and no file is written to as it
+    is: put in its place, a file would take /dev/null from everybody, if root said so."""
     path = os.path.join(folder, name)
-    with open(f"{path}.part", "w", encoding="utf-8") as file:
+    as_it_is = os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode)
+    beside = path if as_it_is else f"{path}.part"
+    with open(beside, "w", encoding="utf-8") as file:
         file.write(text)
-    os.replace(f"{path}.part", path)
+    if not as_it_is:
+        os.replace(beside, path)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

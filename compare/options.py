@@ -104,7 +104,12 @@ def build_parser() -> Parser:
         description="Show which servers of others are on PATH, and how to get the rest.",
         allow_abbrev=False,
     )
-    commands.add_parser("scenarios", help="list the scenarios", allow_abbrev=False)
+    commands.add_parser(
+        "scenarios",
+        help="list the scenarios",
+        description="List what can be measured: what --scenarios takes, and what it measures.",
+        allow_abbrev=False,
+    )
     ceiling_parser = commands.add_parser(
         "ceiling",
         help="how fast the load generator itself is",
@@ -119,6 +124,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    parser.introduce(commands.choices.values())
     return parser
 
 
@@ -255,7 +261,13 @@ def add_ceiling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", metavar="A,B", type=chosen(MODELS, "model"), help=f"default: {','.join(CONTENDERS)}"
     )
-    parser.add_argument("--method", choices=tuple(METHODS), metavar="NAME", default=DEFAULT_METHOD)
+    parser.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        metavar="NAME",
+        default=DEFAULT_METHOD,
+        help=f"{', '.join(METHODS)} (default: {DEFAULT_METHOD})",
+    )
     parser.add_argument(
         "--duration",
         metavar="S",

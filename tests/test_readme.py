@@ -16,6 +16,7 @@ from models import MODELS
 from tests.harness.rig import LOCAL, SERVE, Rig
 from tunnel import config
 from tunnel.cli import build_parser
+from tunnel.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -101,6 +102,25 @@ def test_the_page_of_options_has_every_key_and_every_flag() -> None:
     for key, (flags, *_) in rows.items():
         expected = "--" + key.replace("_", "-")
         assert not flags or expected in flags or key == "password", key
+
+
+BETWEEN = re.compile(r"from ([\d.]+) to (\d+)")
+
+
+def test_the_page_of_options_has_the_bounds_that_are_there() -> None:
+    """As the messages say them, and as they are kept: one step further is an error."""
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").partition("## Bounds")[2]
+    rows = re.findall(r"^\| ([\d.]+) \| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    bounds = {key: (low, high) for low, high, keys in rows for key in re.findall(r"`(\w+)`", keys)}
+    said = {key: BETWEEN.search(field.expected) for key, field in config.FIELDS.items()}
+    assert bounds == {key: found.groups() for key, found in said.items() if found}
+    for key, bound in bounds.items():
+        before = "h:" if key in ("listen", "target") else ""
+        step = 0.0001 if "." in bound[0] else 1
+        for value, further in zip(bound, (-step, step), strict=True):
+            config.check(key, before + value, key)
+            with pytest.raises(ConfigError):
+                config.check(key, f"{before}{float(value) + further:.{4 if step < 1 else 0}f}", key)
 
 
 def test_the_page_of_options_has_the_defaults_that_are_there() -> None:

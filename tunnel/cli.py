@@ -18,7 +18,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from models import COPIES, MODELS
@@ -27,6 +27,16 @@ from tunnel._version import __version__
 from tunnel.errors import ConfigError, ModelMissing
 from tunnel.keys import METHODS
 from tunnel.log import LEVELS
+
+READ, WRITTEN = os.EX_NOINPUT, os.EX_CANTCREAT
+FILES = {  # flags that bring one, and the exit code if it cannot be had
+    "config": READ,
+    "password_file": READ,
+    "server": READ,
+    "log_file": WRITTEN,
+    "replay_file": WRITTEN,
+    "output": WRITTEN,
+}
 
 
 class Formatter(argparse.HelpFormatter):
@@ -53,13 +63,19 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(formatter_class=Formatter, **arguments)
+        self.others: Sequence[Parser] = ()
 
     def error(self, message: str) -> NoReturn:
         hint = "" if "did you mean" in message else self._hint(message)
         self.exit(os.EX_USAGE, f"{self.prog}: {message}{hint}; see {self.prog} --help\n")
 
     def command_line(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The whole of it. argparse itself would ask for a COMMAND before it says what it does not know."""
+        """The whole of it. argparse itself would ask for a COMMAND before it says what it does not know,
+        and take the value of an option that stands before the COMMAND for one."""
+        words = sys.argv[1:] if argv is None else argv
+        first = words[0].partition("=")[0] if words else ""
+        if first.startswith("--") and first not in ("--", *self.options()):
+            self.error(f"unrecognized arguments: {first}")
         arguments = self.parse_args(argv)
         if arguments.command is None:
             self.error("expected a COMMAND")
@@ -81,19 +97,35 @@ class Parser(argparse.ArgumentParser):
             wrong, right = choice[1], re.findall(r"'(.*?)'", choice[2])
         else:
             wrong = message.partition(": ")[2].partition("=")[0].partition(" ")[0]
-            right = [word for action in self._actions for word in action.option_strings]
+            if owners := [other.prog for other in self.others if wrong in other.options()]:
+                return f" ({wrong} is an option of {', '.join(owners)})"
+            right = self.options()
+            if not wrong.startswith("-"):  # a value
+                return ""
         close = get_close_matches(wrong, right, 1)
         return f" (did you mean {close[0]}?)" if close else ""
+
+    def introduce(self, commands: Iterable[Parser]) -> None:
+        """To one another, so that each can say whose option it is that it does not know."""
+        everybody = [self, *commands]
+        for parser in everybody:
+            parser.others = everybody
+
+    def options(self) -> list[str]:
+        return [word for action in self._actions for word in action.option_strings]
 
 
 def field(name: str) -> Callable[[str], Any]:
     """An argparse type: the check of that field in the table of config.py."""
 
     def parse(value: str) -> Any:
+        checked = config.FIELDS[name]
         try:
-            return config.check(name, value, f"{value!r}")
-        except ConfigError:
-            expected = config.FIELDS[name].expected.removesuffix(config.OR_A_LIST)  # a flag brings one
+            return checked.check(value)
+        except ConfigError as error:  # it says itself what was wrong
+            raise argparse.ArgumentTypeError(str(error)) from None
+        except ValueError:
+            expected = checked.expected.removesuffix(config.OR_A_LIST)  # a flag brings one
             raise argparse.ArgumentTypeError(f"{value!r}: expected {expected}") from None
 
     return parse
@@ -140,7 +172,12 @@ def build_parser() -> Parser:
         "Accept connections and pass them, sealed, to one target behind the server.",
         f"127.0.0.1:{config.DEFAULT_LOCAL_PORT}",
     )
-    commands.add_parser("models", help="list the server models", allow_abbrev=False)
+    commands.add_parser(
+        "models",
+        help="list the server models",
+        description="List the server models: what --model takes, who waits where, and where it comes from.",
+        allow_abbrev=False,
+    )
     status = commands.add_parser(
         "status",
         help="show who does what in a running server",
@@ -170,6 +207,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    parser.introduce(commands.choices.values())
     return parser
 
 
@@ -199,9 +237,8 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             " many bytes), relay (to --target) (default: tunnel)",
         )
     if name != config.LOCAL:
-        place.add_argument(
-            "--target", metavar="HOST:PORT", type=field("target"), help="where the tunnel leads to"
-        )
+        leads = "where --service relay leads to" if name == config.SERVE else "where the tunnel leads to"
+        place.add_argument("--target", metavar="HOST:PORT", type=field("target"), help=leads)
     if name == config.SERVE:
         place.add_argument(
             "--allow",
@@ -221,6 +258,7 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         place.add_argument(
             "--replay-file",
             metavar="FILE",
+            type=field("replay_file"),
             help="remember there which streams were seen, over a restart (default: in memory)",
         )
     else:
@@ -254,7 +292,10 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         metavar="NAME",
         help=f"{', '.join(METHODS)} (default: {config.DEFAULTS['method']})",
     )
-    secret.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
+    fresh = " (default: a fresh one, which is printed)" if name == config.SERVE else ""
+    secret.add_argument(
+        "--password-file", metavar="FILE", help=f"file with the password in its first line{fresh}"
+    )
     secret.add_argument(
         "--user",
         metavar="NAME",
@@ -269,13 +310,13 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
         "--workers",
         metavar="MIN:MAX",
         type=field("workers"),
-        help="size of the pool, in models that have one; N for a fixed size",
+        help="size of the pool, in models that have one; N for a fixed size (default: the model's own)",
     )
     work.add_argument(
         "--max-requests",
         metavar="N",
         type=field("max_requests"),
-        help="connections after which a pool's worker is replaced by a fresh one",
+        help="connections after which a pool's worker is replaced by a fresh one (default: any)",
     )
     work.add_argument(
         "--relay",
@@ -299,9 +340,24 @@ def add_server(commands: Any, name: str, brief: str, description: str, listen: s
             help=f"{help_text} (default: {config.DEFAULTS[name_in_file]:g})",
         )
     logs = parser.add_argument_group("log")
-    logs.add_argument("--log-file", metavar="FILE", help="instead of standard error; USR1 opens it again")
-    logs.add_argument("--log-level", choices=LEVELS, metavar="LEVEL", help=", ".join(LEVELS))
-    logs.add_argument("--log-format", choices=("text", "json"), metavar="FORMAT", help="text or json")
+    logs.add_argument(
+        "--log-file",
+        metavar="FILE",
+        type=field("log_file"),
+        help="instead of standard error; USR1 opens it again",
+    )
+    logs.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        metavar="LEVEL",
+        help=f"{', '.join(LEVELS)} (default: {config.DEFAULTS['log_level']})",
+    )
+    logs.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        metavar="FORMAT",
+        help=f"text or json (default: {config.DEFAULTS['log_format']})",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -319,7 +375,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return os.EX_OK
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
+        given = {path: name for name, path in vars(arguments).items() if path and name in FILES}
+        flag = given.get(error.filename, "")
+        name = f"--{flag.replace('_', '-')} " if flag else ""
+        name += f"{error.filename}: " if error.filename else ""
         codes = {
             errno.EACCES: os.EX_NOPERM,
             errno.EPERM: os.EX_NOPERM,
@@ -327,9 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             errno.EADDRNOTAVAIL: os.EX_UNAVAILABLE,
             errno.EEXIST: os.EX_CANTCREAT,
         }
-        made = {vars(arguments).get(name) for name in ("output", "log_file", "replay_file")}
-        missing = os.EX_CANTCREAT if error.filename in made else os.EX_NOINPUT
-        default = missing if error.filename else os.EX_OSERR
+        default = FILES.get(flag, os.EX_CANTCREAT) if error.filename else os.EX_OSERR
         return complain(arguments, f"{name}{error.strerror}", codes.get(error.errno or 0, default))
 
 

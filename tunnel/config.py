@@ -45,7 +45,10 @@ DEFAULTS: Values = {
 
 
 class Field(NamedTuple):
-    """One setting: `check` returns the value or raises ValueError, `expected` says what it wants."""
+    """One setting: `check` returns the value or raises ValueError, `expected` says what it wants.
+
+    A ConfigError from `check` says that itself.
+    """
 
     check: Callable[[Any], Any]
     expected: str
@@ -70,6 +73,21 @@ def text(value: Any) -> str:
         raise ValueError
     value.encode()  # UnicodeEncodeError, a ValueError: JSON can spell what is no text (a lone surrogate)
     return value
+
+
+def name_here(value: Any) -> str:
+    """Of something on this machine, which cannot have a NUL in its name."""
+    if "\0" in text(value):
+        raise ValueError
+    return str(value)
+
+
+def file_path(value: Any) -> str:
+    """Of a file to write to: whether it can be had is seen when it is opened."""
+    path = name_here(value)
+    if os.path.isdir(path):
+        raise ConfigError(f"{path!r} is a directory: expected a file's path")
+    return path
 
 
 def hosts(value: Any) -> list[str]:
@@ -98,8 +116,8 @@ def target(value: Any) -> Address:
     place = parse_address(value)
     try:
         pack(place)
-    except HandshakeError:
-        raise ValueError from None
+    except HandshakeError as error:
+        raise ConfigError(str(error)) from None
     number(1, 65535)(place.port)
     return place
 
@@ -143,7 +161,8 @@ def workers(value: Any) -> tuple[int, int]:
 PORT = Field(number(1, 65535), "a number from 1 to 65535")
 OR_A_LIST = ", or a list of them"  # in a file
 DESTINATIONS = f"a range such as 10.0.0.0/8, names such as *.example.com{OR_A_LIST}"
-SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds above 0")
+SECONDS = Field(number(0.001, 1e6, whole=False), "a number of seconds from 0.001 to 1000000")
+FILE = Field(file_path, "a file's path")
 
 FIELDS: Mapping[str, Field] = {
     # shadowsocks-libev's own names
@@ -157,22 +176,24 @@ FIELDS: Mapping[str, Field] = {
     "timeout": SECONDS,
     "no_delay": Field(flag, "true or false"),
     "nofile": Field(number(16, 2**20), "a number from 16 to 1048576"),
-    "user": Field(text, "a user's name or number"),
+    "user": Field(name_here, "a user's name or number"),
     "mode": one_of("tcp_only", "tcp_and_udp"),
     # ours; a flag of the same name exists for each
-    "listen": Field(places, f"HOST:PORT{OR_A_LIST}"),
-    "target": Field(target, "HOST:PORT"),
+    "listen": Field(places, f"HOST:PORT (port from 0 to 65535, IPv6 as [::1]:8388){OR_A_LIST}"),
+    "target": Field(target, "HOST:PORT (port from 1 to 65535, IPv6 as [::1]:8388)"),
     "model": Field(text, "a server model"),
-    "workers": Field(workers, "N or MIN:MAX, from 1 to 10000"),
+    "workers": Field(workers, "N or MIN:MAX, from 1 to 10000, MIN not above MAX"),
     "max_requests": Field(number(1, 2**31), "a number from 1 to 2147483648"),
     "max_connections": Field(number(1, 2**16), "a number from 1 to 65536"),
     "max_per_source": Field(number(1, 2**16), "a number from 1 to 65536"),
-    "heartbeat": Field(number(2, 1e6, whole=False), "a number of seconds from 2"),  # they beat once a second
+    "heartbeat": Field(  # they beat once a second
+        number(2, 1e6, whole=False), "a number of seconds from 2 to 1000000"
+    ),
     "relay": one_of("poll", "threads", "fork"),
     "service": one_of(*SERVICES),
-    "replay_file": Field(text, "a file's path"),
-    "log_file": Field(text, "a file's path"),
-    "group": Field(text, "a group's name or number"),
+    "replay_file": FILE,
+    "log_file": FILE,
+    "group": Field(name_here, "a group's name or number"),
     "backlog": Field(number(1, 65535), "a number from 1 to 65535"),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Set
 
 from models import MODELS
 from tunnel import config
 from tunnel.address import Address
-from tunnel.config import SERVE, TUNNEL, Values
+from tunnel.config import FORWARD, RELAY, SERVE, TUNNEL, Values
 from tunnel.errors import ConfigError, ModelMissing
 
 
@@ -42,6 +43,7 @@ class Gatherer:
     def read(self) -> tuple[Values, list[str]]:
         """The values, and warnings for the log. Raises ConfigError, OSError."""
         values: Values = dict(config.DEFAULTS)
+        from_file: Values = {}
         warnings: list[str] = []
         flags = {name: value for name, value in vars(self._arguments).items() if value is not None}
         if self.path is not None:
@@ -66,9 +68,7 @@ class Gatherer:
         encrypts = service_of(self.command, values) == TUNNEL
         if self.command == SERVE and encrypts and "password" not in values and "key" not in values:
             self.password = values["password"] = self.password or config.new_password()
-        if not encrypts and "password_file" in flags:
-            warnings.append(f"service {values['service']} encrypts nothing: the password has no effect")
-        return values, warnings + useless(values)
+        return values, warnings + useless(self.command, values, from_file.keys() | flags.keys())
 
 
 def service_of(command: str, values: Values) -> str:
@@ -77,16 +77,28 @@ def service_of(command: str, values: Values) -> str:
     return service
 
 
-def useless(values: Values) -> list[str]:
-    """Warnings for what is set and has no effect."""
+def useless(command: str, values: Values, given: Set[str]) -> list[str]:
+    """Warnings for what the user has given and has no effect."""
     model = MODELS[values["model"]]
-    warnings = [
-        f"{model.name} has no pool{kind}: {name} has no effect"
-        for name, kind, has in (("workers", "", model.pool), ("max_requests", " of processes", model.master))
-        if name in values and not has
-    ]
-    if "relay" in values and model.copy is None:
-        warnings.append(f"{model.name} is a loop: relay has no effect")
+    service = service_of(command, values)
+    no_pool = "" if model.master else f"{model.name} has no pool of processes"
+    no_server = "" if command == SERVE else f"tunnel {command} is a client end"
+    no_judge = no_server or ("" if service == TUNNEL else f"service {service} is no tunnel")
+    aimed = "service relay" if command == SERVE else "tunnel forward"
+    no_target = "" if command == FORWARD or service == RELAY else f"only {aimed} has a target"
+    why = {
+        "workers": "" if model.pool else f"{model.name} has no pool",
+        "max_requests": no_pool,
+        "heartbeat": no_pool,
+        "relay": "" if model.copy else f"{model.name} is a loop",
+        "service": no_server,
+        "target": no_target,
+        "allow": no_judge,
+        "deny": no_judge,
+        "replay_file": no_judge,
+        "password_file": "" if service == TUNNEL else f"service {service} encrypts nothing",
+    }
+    warnings = [f"{reason}: {name} has no effect" for name, reason in why.items() if reason and name in given]
     if values.get("mode") == "tcp_and_udp":
         warnings.append("mode is tcp_and_udp, but UDP is not relayed: TCP only")
     return warnings
@@ -98,7 +110,11 @@ def read_uri(argument: str) -> str:
         return argument
     if "@" in argument and not os.path.exists(argument):  # no word of it is shown, as of a missing file
         raise ConfigError("server is neither a URI that begins with ss:// nor a file: expected one of them")
-    return config.read_line(0 if argument == "-" else argument)
+    uri = config.read_line(0 if argument == "-" else argument)
+    if not uri.strip():
+        shown = "standard input" if argument == "-" else argument
+        raise ConfigError(f"{shown}: first line is empty: expected the server's ss:// URI")
+    return uri
 
 
 def listen_places(command: str, values: Values) -> list[Address]:

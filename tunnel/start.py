@@ -279,8 +279,11 @@ def raise_file_limit(wanted: int | None) -> None:
 def print_first_steps(method: str, password: str, address: Address) -> None:
     """What a newcomer pastes next."""
     uri = config.format_uri(method, password, address)
+    host = str(address).rpartition(":")[0]
+    of_any = host in ("0.0.0.0", "[::]")  # noqa: S104 - nothing is bound here
+    hint = f"Elsewhere, put this machine's address in the place of {host}.\n" if of_any else ""
     print(
-        "No password was given, so here is a fresh one; it ends with this server.\n\n"
+        f"No password was given, so here is a fresh one; it ends with this server.\n{hint}\n"
         f"  server   {uri}\n"
         f"  client   echo '{uri}' | tunnel local --server -\n"
         "  try it   curl --proxy socks5h://127.0.0.1:1080 http://example.com/\n",

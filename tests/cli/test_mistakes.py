@@ -47,17 +47,39 @@ USAGE = {
     "an unknown model": (["serve", "--model", "preforc"], ["--model", "did you mean prefork?"]),
     "an unknown log level": (["serve", "--log-level", "loud"], ["--log-level", "warning"]),
     "an unknown log format": (["serve", "--log-format", "xml"], ["--log-format", "json"]),
+    "another command's flag, beside one like it": (
+        ["local", "--allow", "10.0.0.0/8"],
+        ["(--allow is an option of tunnel serve)"],
+    ),
+    "a flag of the client ends": (
+        ["serve", "--server", "uri"],
+        ["(--server is an option of tunnel local, tunnel forward)"],
+    ),
+    "a flag before the command": (["--model", "fork", "serve"], ["(--model is an option of tunnel serve, "]),
     "no workers": (["serve", "--workers", "0"], ["--workers", "'0'", "1 to 10000"]),
+    "more workers at least than at most": (["serve", "--workers", "4:2"], ["'4:2'", "MIN not above MAX"]),
     "a word for a number": (["serve", "--timeout", "soon"], ["--timeout", "'soon'", "seconds"]),
+    "a time too long": (["serve", "--timeout", "1e7"], ["'1e7'", "seconds from 0.001 to 1000000"]),
+    "a time without an end": (["serve", "--grace", "inf"], ["'inf'", "seconds from 0.001 to 1000000"]),
+    "a heartbeat too short": (["serve", "--heartbeat", "1"], ["'1'", "seconds from 2 to 1000000"]),
     "a negative time": (["serve", "--grace=-1"], ["--grace", "'-1'", "seconds"]),
     "a backlog of a million": (["serve", "--backlog", "1000000"], ["--backlog", "1 to 65535"]),
     "no port to listen on": (["serve", "--listen", "localhost"], ["--listen", "'localhost'", "HOST:PORT"]),
-    "port 65536": (["serve", "--listen", "127.0.0.1:65536"], ["--listen", "HOST:PORT"]),
-    "IPv6 without brackets": (["serve", "--listen", "::1:80"], ["--listen", "HOST:PORT"]),
+    "port 65536": (["serve", "--listen", "127.0.0.1:65536"], ["HOST:PORT", "from 0 to 65535"]),
+    "IPv6 without brackets": (["serve", "--listen", "::1:80"], ["HOST:PORT", "IPv6 as [::1]:8388"]),
     "no port to lead to": (["forward", "--target", "example.com"], ["--target", "HOST:PORT"]),
-    "port 0 to lead to": (["forward", "--target", "example.com:0"], ["--target", "HOST:PORT"]),
-    "a name too long to lead to": (["forward", "--target", "x" * 256 + ":80"], ["--target", "HOST:PORT"]),
+    "port 0 to lead to": (["forward", "--target", "example.com:0"], ["HOST:PORT", "from 1 to 65535"]),
+    "a name too long to lead to": (
+        ["forward", "--target", "x" * 256 + ":80"],
+        ["--target", "1 to 255 bytes"],
+    ),
     "a range that is none": (["serve", "--allow", "banana"], ["--allow", "'banana'", "10.0.0.0/8"]),
+    "a range of IPv4 in IPv6": (
+        ["serve", "--allow", "::ffff:10.0.0.0/104"],
+        ["--allow", "'::ffff:10.0.0.0/104' is a range of IPv4 in IPv6", "the one it carries"],
+    ),
+    "a directory for a log": (["serve", "--log-file", "/"], ["--log-file", "'/' is a directory", "a file"]),
+    "a directory for salts": (["serve", "--replay-file", "/"], ["--replay-file", "'/' is a directory"]),
     "a word for a process": (["status", "--pid", "tunnel"], ["--pid", "'tunnel'", "number of a process"]),
     "a word for a port": (["status", "--port", "http"], ["--port", "'http'", "1 to 65535"]),
     "an unknown shell": (["completion", "fish"], ["fish", "bash"]),
@@ -82,7 +104,7 @@ def test_a_secret_in_a_mistyped_flag_is_not_shown() -> None:
 
 
 def test_a_configuration_that_is_not_there() -> None:
-    mistake(os.EX_NOINPUT, "no/such.json", "No such file", words=["serve", "--config", "no/such.json"])
+    mistake(os.EX_NOINPUT, "--config no/such.json: No such file", words=["serve", "--config", "no/such.json"])
 
 
 def test_a_directory_for_a_configuration(tmp_path: Path) -> None:
@@ -90,7 +112,7 @@ def test_a_directory_for_a_configuration(tmp_path: Path) -> None:
 
 
 def test_a_password_file_that_is_not_there() -> None:
-    mistake(os.EX_NOINPUT, "no/such", words=["serve", "--password-file", "no/such"])
+    mistake(os.EX_NOINPUT, "--password-file no/such: ", words=["serve", "--password-file", "no/such"])
 
 
 def test_a_server_of_another_scheme_is_no_file() -> None:
@@ -101,7 +123,12 @@ def test_a_server_of_another_scheme_is_no_file() -> None:
     "words", [["keygen", "--output"], ["serve", "--listen", "127.0.0.1:0", "--log-file"]]
 )
 def test_a_folder_that_is_not_there_to_write_to(words: list[str]) -> None:
-    mistake(os.EX_CANTCREAT, "no/such", "No such file", words=[*words, "no/such"])
+    mistake(os.EX_CANTCREAT, f"{words[-1]} no/such: No such file", words=[*words, "no/such"])
+
+
+def test_a_folder_in_a_configuration_that_is_not_there_to_write_to(tmp_path: Path) -> None:
+    path = private(tmp_path / "config.json", {"listen": "127.0.0.1:0", "log_file": "no/such"})
+    mistake(os.EX_CANTCREAT, "no/such", "No such file", words=["serve", "--config", path])
 
 
 def test_a_server_file_that_is_not_there() -> None:
@@ -195,6 +222,12 @@ def test_a_replay_file_that_others_have_a_hand_in(tmp_path: Path) -> None:
 def test_a_uri_without_its_beginning_is_not_quoted_as_a_missing_file(argument: str) -> None:
     ended = mistake(os.EX_CONFIG, "ss://", words=["local", "--server", argument])
     assert "YWVz" not in ended.err
+
+
+def test_a_uri_that_is_not_there_at_all(tmp_path: Path) -> None:
+    mistake(os.EX_CONFIG, "standard input: first line is empty: expected", "ss://", words=LOCAL)
+    path = private(tmp_path / "uri", "\n" + URI)
+    mistake(os.EX_CONFIG, f"{path}: first line is empty: expected", words=["local", "--server", path])
 
 
 WRONG_URIS = {

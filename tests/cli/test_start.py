@@ -32,6 +32,7 @@ from tests.cli.running import (
 from tests.core import wire
 from tunnel import config, gather
 from tunnel.address import Address
+from tunnel.cli import build_parser
 from tunnel.config import format_uri, parse_uri
 
 PASSWORD = "s3cr3t-horse-battery"
@@ -71,8 +72,16 @@ def test_without_any_configuration_a_server_says_what_to_do_next() -> None:
     assert values["method"] == server.method
     assert client[1] == f"echo '{uri[1]}' | tunnel local --server -"
     assert "socks5h://127.0.0.1:1080" in curl[1]
+    assert "in the place of" not in ended.out
     assert ended.complaints == []
     assert uri[1] not in ended.err, "logs are kept; a password must not be in them"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_a_server_on_every_address_says_to_put_one_there(host: str) -> None:
+    with Running("serve", "--listen", f"{host}:0", listen=False) as server:
+        server.prints_until("try it")
+        assert f"put this machine's address in the place of {host}.\n" in server.out
 
 
 def test_every_start_has_a_password_of_its_own() -> None:
@@ -344,7 +353,80 @@ def test_udp_that_the_file_asks_for_is_a_warning_since_there_is_none(tmp_path: P
         assert re.search(r" warning .*UDP is not relayed", server.err)
 
 
-def test_workers_of_a_model_without_a_pool_are_a_warning(password_file: str) -> None:
+def warnings_of(tmp_path: Path, command: str, content: object, *words: str) -> list[str]:
+    """What a command would log, from a file and flags."""
+    path = private(tmp_path / "config.json", content)
+    arguments = build_parser().parse_args([command, "--config", path, *words])
+    return gather.Gatherer(command, arguments).read()[1]
+
+
+USELESS = {
+    "workers": ("serve", {}, ["--workers", "4"], "thread has no pool: workers"),
+    "workers, in a file": ("serve", {"workers": 4}, [], "thread has no pool: workers"),
+    "max-requests": ("serve", {}, ["--max-requests", "4"], "thread has no pool of processes: max_requests"),
+    "heartbeat": (
+        "serve",
+        {"model": "prethread", "heartbeat": 30},
+        [],
+        "prethread has no pool of processes: heartbeat",
+    ),
+    "relay": ("serve", {"model": "poll"}, ["--relay", "poll"], "poll is a loop: relay"),
+    "a tunnel's target": ("serve", {}, ["--target", "h:1"], "only service relay has a target: target"),
+    "an echo's target": (
+        "serve",
+        {"target": "h:1"},
+        ["--service", "echo"],
+        "only service relay has a target: target",
+    ),
+    "a proxy's target": ("local", {"target": "h:1"}, [], "only tunnel forward has a target: target"),
+    "a relay's rule": (
+        "serve",
+        {"target": "h:1"},
+        ["--service", "relay", "--allow", "::1"],
+        "service relay is no tunnel: allow",
+    ),
+    "an echo's rule": ("serve", {"deny": "::1"}, ["--service", "echo"], "service echo is no tunnel: deny"),
+    "an echo's salts": (
+        "serve",
+        {"replay_file": "f"},
+        ["--service", "echo"],
+        "service echo is no tunnel: replay_file",
+    ),
+    "a proxy's rule": ("local", {"allow": "::1"}, [], "tunnel local is a client end: allow"),
+    "a proxy's service": ("local", {"service": "echo"}, [], "tunnel local is a client end: service"),
+    "a proxy's salts": ("forward", {"replay_file": "f"}, [], "tunnel forward is a client end: replay_file"),
+}
+
+
+@pytest.mark.parametrize(("command", "content", "words", "said"), USELESS.values(), ids=USELESS)
+def test_what_has_no_effect_is_a_warning(
+    command: str, content: object, words: list[str], said: str, tmp_path: Path
+) -> None:
+    assert warnings_of(tmp_path, command, content, *words) == [f"{said} has no effect"]
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "words"),
+    [
+        ("serve", {"model": "prefork", "workers": 2, "max_requests": 9, "heartbeat": 9, "relay": "poll"}, []),
+        ("serve", {"allow": "::1", "deny": "::2", "service": "tunnel", "replay_file": "f"}, []),
+        ("serve", {"target": "h:1"}, ["--service", "relay"]),
+        ("forward", {"target": "h:1"}, []),
+    ],
+)
+def test_what_has_an_effect_is_no_warning(
+    command: str, content: object, words: list[str], tmp_path: Path
+) -> None:
+    assert warnings_of(tmp_path, command, content, *words) == []
+
+
+def test_a_password_for_what_is_not_encrypted_is_a_warning(tmp_path: Path, password_file: str) -> None:
+    words = ("--service", "echo", "--password-file", password_file)
+    said = ["service echo encrypts nothing: password_file has no effect"]
+    assert warnings_of(tmp_path, "serve", {}, *words) == said
+
+
+def test_warnings_are_in_the_log(password_file: str) -> None:
     words = ("--model", "thread", "--workers", "4", "--password-file", password_file)
     with Running("serve", *words) as server:
         assert re.search(r" warning .*thread has no pool", server.err)

@@ -25,6 +25,12 @@ MISTAKES = {
     "an unknown scenario": (["run", "--scenarios", "bulk_up"], os.EX_USAGE, "did you mean bulk-up?"),
     "no model": (["run", "--models", ","], os.EX_USAGE, "no model named"),
     "an unknown flag": (["run", "--model", "fork"], os.EX_USAGE, "did you mean --models?"),
+    "another command's flag": (
+        ["report", "--quick", "x"],
+        os.EX_USAGE,
+        "(--quick is an option of compare run)",
+    ),
+    "a flag before the command": (["--quick", "run"], os.EX_USAGE, "(--quick is an option of compare run)"),
     "an unknown flag before the command": (["--verison"], os.EX_USAGE, "did you mean --version?"),
     "an unknown command": (["scenaros"], os.EX_USAGE, "did you mean scenarios?"),
     "no command": ([], os.EX_USAGE, "COMMAND"),
@@ -41,6 +47,7 @@ MISTAKES = {
     ),
     "an end that is none": (["run", "--end", "middle"], os.EX_USAGE, "'serve', 'local'"),
     "a ceiling of no model": (["ceiling", "--models", "x"], os.EX_USAGE, "model 'x' does not exist"),
+    "a value is no mistyped flag": (["run", "--models", "x"], os.EX_USAGE, "tornado; see compare run --help"),
     "an unknown method": (["run", "--method", "rc4"], os.EX_USAGE, "aes-256-gcm"),
     "a file as folder": (["run", "--out", __file__], os.EX_CANTCREAT, "File exists"),
 }

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -139,6 +140,21 @@ def test_csv_has_all_of_it(folder: Path, command: InProcess, tmp_path: Path) -> 
     ]
     assert sorted(values) == sorted(analysis.values(METRICS["connection_cpu"], "prefork"))
     assert {line["unit"] for line in lines if line["figure"] == "connection_cpu"} == {"us/connection"}
+
+
+def test_what_is_no_file_is_written_to_and_stays(folder: Path, command: InProcess, tmp_path: Path) -> None:
+    """A device, such as /dev/null, which root could replace; here a pipe, and a link."""
+    pipe, link, linked = tmp_path / "pipe", tmp_path / "link", tmp_path / "linked"
+    os.mkfifo(pipe)
+    link.symlink_to(linked)
+    fd = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # a reader, or nobody could open it to write
+    for path in (link, pipe):
+        assert command.run("export", str(folder), "--csv", str(path)).stderr == ""
+    assert os.read(fd, 2**16) == linked.read_bytes()[: 2**16] != b""
+    os.close(fd)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert link.is_symlink()
+    assert list(tmp_path.glob("*.part")) == []
 
 
 def test_csv_keeps_what_is_invalid() -> None:
@@ -289,6 +305,7 @@ MISTAKES = {
     "no format": (["export", "good.json"], os.EX_USAGE, "--csv --pyperf"),
     "two formats": (["export", "good.json", "--csv", "a", "--pyperf", "b"], os.EX_USAGE, "not allowed with"),
     "a folder that is not there": (["export", "good.json", "--csv", "none/x"], os.EX_CANTCREAT, "none/x"),
+    "a folder for a file": (["export", "good.json", "--csv", "."], os.EX_CANTCREAT, "Is a directory"),
     "one result": (["diff", "good.json"], os.EX_USAGE, "required: B"),
     "no condition": (
         ["diff", "good.json", "good.json", "--fail-if", "no"],

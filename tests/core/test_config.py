@@ -36,6 +36,8 @@ PORT = (
     [0, -1, 65536, "", "http", True, None, [], 80.5, "80.5", 10**400, 1e400],
 )
 NO_TEXT = ["", 5, None, True, [], {}, "\ud800"]
+NO_FILE = [*NO_TEXT, "a\0b", "/"]
+NO_ACCOUNT = [*NO_TEXT, "a\0b"]
 
 # name: values that are taken, values that are not
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {
@@ -52,8 +54,8 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "timeout": SECONDS,
     "no_delay": ([True, False], [1, 0, "true", None, ""]),
     "nofile": ([16, 1024, 1048576, "4096"], [0, 15, -1, 1048577, "many", None, True]),
-    "user": (["nobody", "65534"], NO_TEXT),
-    "group": (["nogroup", "65534"], NO_TEXT),
+    "user": (["nobody", "65534"], NO_ACCOUNT),
+    "group": (["nogroup", "65534"], NO_ACCOUNT),
     "mode": (["tcp_only", "tcp_and_udp"], ["udp_only", "TCP_ONLY", "", None, 5, []]),
     "listen": (
         ["127.0.0.1:80", "[::1]:80", "example.com:0", ["127.0.0.1:1", "[::1]:1"]],
@@ -87,8 +89,8 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "heartbeat": ([2, 30, 2.5, "60", 1e6], [1, 1.9, 0, -1, "", "soon", True, None, [], 1e7, "nan"]),
     "relay": (["poll", "threads", "fork"], ["thread", "POLL", "", None, 5, []]),
     "service": (["tunnel", "echo", "bytes", "relay"], ["discard", "ECHO", "", None, 7, []]),
-    "replay_file": (["/var/lib/tunnel/salts", "salts"], NO_TEXT),
-    "log_file": (["/var/log/tunnel.log", "log"], NO_TEXT),
+    "replay_file": (["/var/lib/tunnel/salts", "salts"], NO_FILE),
+    "log_file": (["/var/log/tunnel.log", "log"], NO_FILE),
     "backlog": ([1, 1024, 65535, "128"], [0, 65536, "long", None, True]),
     "handshake_timeout": SECONDS,
     "connect_timeout": SECONDS,
