@@ -218,7 +218,7 @@ class Rig:
         deadline = time.monotonic() + within
         while self.end != FORWARD and (unmet := self._serving() - self._met):  # there, nobody can say rubbish
             assert time.monotonic() < deadline, f"{unmet} of {self.model} have drained nobody"
-            self._met |= self._probe(max(1, self.workers))
+            self._met |= self._probe(len(unmet))
 
     def _serving(self) -> set[int]:
         return set(child_pids(self.pid)) if self.workers else {self.pid}
