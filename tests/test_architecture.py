@@ -38,6 +38,14 @@ NO_IO = {
 }
 COMMAND_LINE = {f"tunnel/{name}.py" for name in ("cli", "start", "gather", "status")}  # models by name only
 NOT_SERVING = {"tunnel/status.py"}  # a command that looks at servers from outside
+# A deadline counts by time.monotonic: somebody sets the wall clock. Who may read it, and what for:
+WALL_CLOCK = {
+    "tunnel/log.py": {"time.time"},  # a line's stamp
+    "models/_mutex.py": {"time.CLOCK_REALTIME"},  # where libc has no other wait (musl)
+    "models/_scoreboard.py": {"time.time"},  # when the server was started, for `tunnel status`
+    "compare/cli.py": {"time.time"},  # when a run was started, and the name of its folder
+    "compare/environment.py": {"time.gmtime"},
+}
 PASSWORD = "correct horse"
 # What no server needs: plots, tables, command lines' helpers, the instrument, and what makes forks dear.
 DEAR = {
@@ -326,6 +334,81 @@ def test_models_share_memory_through_the_scoreboard_alone() -> None:
         and path.stem not in ("_scoreboard", "_limits", "_mutex")  # and what is a lock is its memory
     ]
     assert wrong == []
+
+
+# Timers are monotonic (docs/faults.md, row 45)
+
+
+def wall_clocks(source: str) -> Iterator[Import]:
+    """Where a file reads the clock that somebody may set, by what name soever."""
+    tree = ast.parse(source)
+    names: dict[str, str] = {}  # what a name in this file stands for
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            home = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names |= {alias.asname or alias.name: home + alias.name for alias in node.names}
+    unless_told = set()  # calls that are told which moment is meant
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            wanted = {"strftime": 2, "clock_gettime": 1, "clock_gettime_ns": 1}.get(last_name(node.func), 1)
+            told = len(node.args) >= wanted and not isinstance(node.args[-1], ast.Constant)
+            unless_told |= {id(node.func)} if told else set()
+        if not isinstance(node, ast.Name | ast.Attribute):
+            continue
+        first, dot, rest = ast.unparse(node).partition(".")
+        meant = names.get(first, "") + dot + rest
+        if re.fullmatch(
+            r"time\.(time|time_ns|CLOCK_REALTIME\w*|CLOCK_TAI)|datetime\.(datetime|date)\.\w*(now|today)",
+            meant,
+        ) or (
+            re.fullmatch(r"time\.(gmtime|localtime|ctime|strftime|clock_gettime(_ns)?)", meant)
+            and id(node) not in unless_told
+        ):
+            yield Import(meant, node.lineno)
+
+
+def last_name(called: ast.expr) -> str:
+    return ast.unparse(called).rpartition(".")[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import time\ntime.time() + 1", "time.time"),
+        ("from time import time\ntime()", "time.time"),
+        ("import time as clock\nclock.time_ns()", "time.time_ns"),
+        ("import time\nnow = time.time", "time.time"),
+        ("import time\ntime.clock_gettime(time.CLOCK_REALTIME)", "time.CLOCK_REALTIME"),
+        ("import time\ntime.clock_gettime(0)", "time.clock_gettime"),
+        ("import time\ntime.strftime('%H')", "time.strftime"),
+        ("import time\ntime.gmtime()", "time.gmtime"),
+        ("import datetime\ndatetime.datetime.now()", "datetime.datetime.now"),
+        ("from datetime import datetime\ndatetime.utcnow()", "datetime.datetime.utcnow"),
+        ("import time\ntime.strftime('%H', time.gmtime(now))", None),
+        ("import time\ntime.monotonic()", None),
+        ("import time\ntime.clock_gettime(clock)", None),
+        ("loop.time()", None),
+    ],
+)
+def test_a_wall_clock_is_seen_by_any_name(source: str, found: str | None) -> None:
+    assert [clock.module for clock in wall_clocks(source)] == ([found] if found else [])
+
+
+@pytest.mark.parametrize("package", ["tunnel", "models", "compare"])
+def test_only_who_tells_the_time_reads_the_wall_clock(package: str) -> None:
+    used: dict[str, set[str]] = {}
+    for path in sources(package):
+        clocks = list(wall_clocks(path.read_text()))
+        allowed = WALL_CLOCK.get(name_of(path), set())
+        wrong = [
+            f"{name_of(path)}:{clock.line} reads {clock.module}"
+            for clock in clocks
+            if clock.module not in allowed
+        ]
+        assert wrong == [], "a deadline counts by time.monotonic"
+        if clocks:
+            used[name_of(path)] = {clock.module for clock in clocks}
+    assert used == {name: clocks for name, clocks in WALL_CLOCK.items() if name.startswith(f"{package}/")}
 
 
 # The registry

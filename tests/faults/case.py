@@ -46,10 +46,10 @@ class Said(NamedTuple):
 class Watched:
     """A server, and what it was like before the fault."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, memory: int) -> None:
         self.rig = rig
         self.lines = len(rig.tunnel.lines)
-        self.memory = memory(rig.pid)
+        self.memory = memory  # bytes
         self.said: list[Said] = []
         self.gone = False
         self.healthy = True
@@ -111,16 +111,21 @@ class Again(Tunnel):
 
 
 class Shared:
-    """The server that rows share: one at a time, a new one after a failure."""
+    """The server that rows share: one at a time, a new one after a failure.
+
+    Its memory is compared with what it had before the first of them: a little more with each is found, too.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.memory = 0  # bytes
         self._rig: Rig | None = None
 
     def get(self, subject: str) -> Rig:
         if self._rig is None or self._rig.model != subject or not self._rig.tunnel.running:
             self.drop()
             self._rig = start(self.directory, subject)
+            self.memory = memory(self._rig.pid)
         return self._rig
 
     def drop(self) -> None:
@@ -146,6 +151,8 @@ def start(
             if subject in POOLS_OF_THREADS:
                 wait_until(lambda: holdings(rig.pid).threads > workers, 5.0, "the pool is full")
             rig.warm_up()
+            if subject in MODELS:
+                rig.meet_probes()
         except BaseException:
             rig.close()
             raise
@@ -167,7 +174,7 @@ class Case:
     # whom
     def rig(self) -> Rig:
         rig = self._shared.get(self.subject)
-        self._watched.append(Watched(rig))
+        self._watched.append(Watched(rig, self._shared.memory))
         return rig
 
     def make(self, *arguments: str, warm: bool = True, workers: int = WORKERS, **options: Any) -> Rig:
@@ -175,7 +182,7 @@ class Case:
         rig = start(self.directory, self.subject, *arguments, warm=warm, workers=workers, **options)
         self._own.append(rig)
         if warm:
-            self._watched.append(Watched(rig))
+            self._watched.append(Watched(rig, memory(rig.pid)))
         return rig
 
     # what is right
@@ -186,7 +193,9 @@ class Case:
     def watch(self, rig: Rig) -> None:
         """What a row has started cold is now as it should be: this is its baseline."""
         rig.warm_up()
-        self._watched.append(Watched(rig))
+        if not self.is_peer:
+            rig.meet_probes()
+        self._watched.append(Watched(rig, memory(rig.pid)))
 
     def forget_first(self) -> None:
         """The first server of the row has ended, and another one of the row has its place."""

@@ -30,7 +30,7 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self._path = config.getoption("--table", None)
-        self._cache = config.cache
+        self._cache = getattr(config, "cache", None)  # -p no:cacheprovider
         self._new: dict[str, list[str]] = defaultdict(list)  # results by row, subject and check
         self._results: dict[str, list[str]] = {}
         self._how: dict[str, str] = {}  # by row and check

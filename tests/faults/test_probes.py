@@ -35,7 +35,8 @@ from tests.faults.case import Case, start
 from tests.faults.probes import FIN, FOLLOW_UPS, IDLE, Outcome, Probe, ask
 from tests.faults.rows import ONE_CLIENT, PEERS, row
 from tests.harness.rig import Rig
-from tests.harness.wire import Seal, address_header
+from tests.harness.wire import Credentials, Seal, address_header
+from tunnel.keys import DEFAULT_METHOD
 
 DEADLINE = 1.5  # seconds, by option; the default is 59
 LATE = 0.8  # seconds after the connection
@@ -73,6 +74,11 @@ def changed(content: bytes, places: Sequence[int]) -> bytes:
     return bytes(after)
 
 
+def place(number: int, tries: int, start: int, end: int) -> int:
+    """Of the byte that try `number` changes: from the first to the last one, and all, if there are enough."""
+    return start + number % tries * (end - start - 1) // max(1, tries - 1)
+
+
 def served(rig: Rig) -> tuple[bytes, bytes]:
     """A request that was served, and what the server has answered: by the same key, a request as well."""
     header = address_header(*rig.far_place)
@@ -86,9 +92,11 @@ def served(rig: Rig) -> tuple[bytes, bytes]:
     return request, answer
 
 
-def classes(rig: Rig) -> dict[str, Make]:
+def classes(rig: Rig, tries: int) -> dict[str, Make]:
     request, answer = served(rig)
     header = address_header(*rig.far_place)
+    salt = rig.credentials.salt_size
+    length = salt + 18  # where the sealed length ends
 
     def fresh(payload: bytes = b"a first payload") -> bytes:
         return Seal(rig.credentials).seal(header + payload)
@@ -97,17 +105,18 @@ def classes(rig: Rig) -> dict[str, Make]:
         seal = Seal(rig.credentials)
         return seal.salt + seal.record(payload, length)
 
-    whole = len(request)
+    short = b"a first"
+    whole = len(fresh(short))
     made: dict[str, Make] = {
         CONTROL: lambda _: os.urandom(random.randrange(50, 301)),
-        "less than a salt": lambda number: os.urandom(number % 16),
-        "less than a length": lambda number: os.urandom(16 + number % 18),
-        "34 to 300 bytes": lambda number: os.urandom(34 + number * 9 % 267),
+        "less than a salt": lambda number: os.urandom(number % salt),
+        "less than a length": lambda number: os.urandom(salt + number % 18),
+        f"{length} to 300 bytes": lambda number: os.urandom(place(number, tries, length, 301)),
         "221 bytes": lambda _: os.urandom(221),
-        "a good beginning": lambda number: fresh()[: number * 3 % whole],
-        "a changed salt": lambda number: changed(fresh(), [number % 16]),
-        "a changed length": lambda number: changed(fresh(), [16 + number % 18]),
-        "a changed payload": lambda number: changed(fresh(), [34 + number % (whole - 34)]),
+        "a good beginning": lambda number: fresh(short)[: place(number, tries, 0, whole)],
+        "a changed salt": lambda number: changed(fresh(), [place(number, tries, 0, salt)]),
+        "a changed length": lambda number: changed(fresh(), [place(number, tries, salt, length)]),
+        "a changed payload": lambda number: changed(fresh(short), [place(number, tries, length, whole)]),
         "the same bytes": lambda _: request,
         "its own answer": lambda _: answer,
         "an address that cannot be": lambda _: record(b"\x07" + header[1:]),
@@ -126,7 +135,7 @@ def classes(rig: Rig) -> dict[str, Make]:
 def probe(rig: Rig, tries: Tries, patience: float = PATIENCE) -> list[Outcome]:
     probes = [
         Probe(kind, make(number), then, bytewise)
-        for kind, make in classes(rig).items()
+        for kind, make in classes(rig, tries.each).items()
         for then in FOLLOW_UPS
         for bytewise in (False, True)
         for number in range(tries.control if kind == CONTROL else tries.each)
@@ -202,9 +211,26 @@ def test_failed_handshakes_cannot_be_told_apart(case: Case) -> None:
     case.allow_growth(rig.workers * 1_000_000)  # each has written to its pages, and has a thread that drains
 
 
-@pytest.mark.parametrize("model", ["epoll", "prethread"])
-def test_the_same_with_a_few_tries(model: str, tmp_path: Path) -> None:
-    rig = start(tmp_path, model, "--handshake-timeout", str(DEADLINE), workers=QUICK.at_once + 1)
+def test_thirty_tries_change_every_byte() -> None:
+    salt, length, end = 16, 34, 34 + 7 + len(b"a first") + 16  # as `classes` has them, to 127.0.0.1
+    for start_, end_ in ((0, salt), (salt, length), (length, end)):
+        assert {place(number, ALL.each, start_, end_) for number in range(ALL.each)} == set(
+            range(start_, end_)
+        )
+    assert {place(number, QUICK.each, length, end) for number in range(QUICK.each)} >= {length, end - 1}
+
+
+@pytest.mark.parametrize(("model", "method"), [("epoll", DEFAULT_METHOD), ("prethread", "aes-128-gcm")])
+def test_the_same_with_a_few_tries(model: str, method: str, tmp_path: Path) -> None:
+    """Salts have 32 bytes by default, and 16 in the whole row."""
+    rig = start(
+        tmp_path,
+        model,
+        "--handshake-timeout",
+        str(DEADLINE),
+        workers=QUICK.at_once + 1,
+        credentials=Credentials(method, "correct horse"),
+    )
     try:
         assert leaks(probe(rig, QUICK)) == []
     finally:

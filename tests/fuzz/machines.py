@@ -2,6 +2,7 @@
 
     Channel    Sealer --[ in flight ]--> Opener            what comes out has gone in, in this order
     Talk       application --> client end --[ in flight ]--> server end --> target, and back
+    SocksTalk  client --[ in flight ]--> SOCKS5, then a sealed stream          what RFC 1928 asks for
 
 The truth is what a stream loses where it was changed: every record before the first byte that is not the
 sealer's must come out, and no byte after it. Nothing here knows how the core finds out.
@@ -9,11 +10,14 @@ sealer's must come out, and no byte after it. Nothing here knows how the core fi
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+from tests.core import wire
 from tests.core.feeding import SECRETS
 from tests.core.link import ConnectionPair, Plug, Wire
-from tests.core.test_records import pattern
+from tests.core.test_records import KEYS, pattern
 from tunnel.address import Address
 from tunnel.aead import Opener, Sealer
 from tunnel.buffers import MAX_PAYLOAD
@@ -268,3 +272,154 @@ class Direction:
 
     def hear(self) -> None:
         self.heard += self._listener.recv()
+
+
+class Verdict(NamedTuple):
+    """What RFC 1928 asks for, once a client has said so much."""
+
+    answers: bytes
+    refused: bool = False
+    size: int = 0  # of greeting and request, once they are whole
+    header: bytes = b""  # the address as it should travel
+
+
+def socks_reply(code: int) -> bytes:
+    return bytes([5, code, 0, 1]) + bytes(6)
+
+
+def rfc1928(said: bytes) -> Verdict:
+    """Sections 3 to 6, read a second time. A part is judged as soon as it says enough."""
+    if said and said[0] != 5:
+        return Verdict(b"", refused=True)  # no SOCKS5, so there is no answer that it would understand
+    if len(said) < 2 or len(said) < 2 + said[1]:
+        return Verdict(b"")
+    start = 2 + said[1]
+    if 0 not in said[2:start]:
+        return Verdict(b"\5\xff", refused=True)
+    rest = said[start:]
+    if len(rest) < 4:
+        return Verdict(b"\5\0")
+    version, command, _, kind = rest[:4]
+    code = 1 if version != 5 else 7 if command != 1 else 8 if kind not in (1, 3, 4) else 0
+    if kind == 3 and len(rest) > 4 and rest[4] == 0:
+        code = code or 1
+    if code:
+        return Verdict(b"\5\0" + socks_reply(code), refused=True)
+    if kind == 3 and len(rest) < 5:
+        return Verdict(b"\5\0")
+    end = 4 + (1 + rest[4] if kind == 3 else 4 if kind == 1 else 16)
+    if len(rest) < end + 2:
+        return Verdict(b"\5\0")
+    packed = rest[3:end] if kind != 3 else name_header(rest[5:end])
+    port = rest[end : end + 2]
+    if packed is None or port == b"\0\0":
+        return Verdict(b"\5\0" + socks_reply(1), refused=True)
+    return Verdict(b"\5\0", size=start + end + 2, header=packed + port)
+
+
+def name_header(name: bytes) -> bytes | None:
+    """A name as it travels: a literal as an address, other scripts by IDNA. None: it cannot be meant."""
+    try:
+        text = name.decode()
+        name = name if text.isascii() else text.encode("idna")
+    except UnicodeError:
+        return None
+    if not 1 <= len(name) <= 255 or b"\0" in name:
+        return None
+    if "%" not in text:  # a zone is of this machine alone
+        try:
+            literal = ipaddress.ip_address(text)
+            return bytes([1 if literal.version == 4 else 4]) + literal.packed
+        except ValueError:
+            pass
+    return bytes([3, len(name)]) + name
+
+
+class SocksTalk:
+    """What a SOCKS5 client says to a session, and what both of them hear of it."""
+
+    def __init__(self, method: str, opening: bytes) -> None:
+        self._method = method
+        self._session = SocksSession(SECRETS[method])
+        self._flying = bytearray(opening)
+        self._arrived = bytearray()
+        self._answers, self._sealed = bytearray(), bytearray()
+        self._error: ProtocolError | None = None
+        self._dialled: bytes | None = None  # the reply for how it went
+        self._connected = False
+
+    @property
+    def can_arrive(self) -> bool:
+        """While somebody dials, nothing is read; after a refusal, nobody is there."""
+        return bool(self._flying) and not self._error and (self._connected or not self._session.target)
+
+    @property
+    def waits(self) -> bool:
+        """Somebody should dial."""
+        return self._session.target is not None and self._dialled is None
+
+    def say(self, payload: bytes) -> None:
+        self._flying += payload
+
+    def arrive(self, size: int) -> None:
+        """At most `size` of the client's bytes in one read."""
+        if not self.can_arrive:
+            return
+        flow = self._session.up if self._connected else self._session.opening
+        room = flow.get_buffer()
+        part = self._flying[: min(size, len(room))]
+        del self._flying[: len(part)]
+        room[: len(part)] = part
+        self._arrived += part
+        try:
+            made = flow.buffer_updated(len(part))
+            (self._sealed if self._connected else self._answers).extend(made)
+            flow.release()
+        except ProtocolError as error:
+            self._refuse(error)
+
+    def dial(self, number: int, code: int) -> None:
+        """With this errno, which RFC 1928 calls `code`; or 0, and it is connected."""
+        self._dialled = socks_reply(code)
+        self._answers += self._session.answer(OSError(number, "") if number else None)
+        self._connected = not number
+        if self._connected:
+            self._sealed += self._session.up.buffer_updated(0)
+
+    def _refuse(self, error: ProtocolError) -> None:
+        self._error = error
+        self._answers += self._session.answer(error)
+
+    def is_true(self) -> None:
+        """After each step."""
+        right = rfc1928(bytes(self._arrived))
+        assert bool(self._error) == right.refused, f"{self._error!r} where {right} was right"
+        assert self._answers == right.answers + (self._dialled or b""), f"answered {bytes(self._answers)!r}"
+        assert bool(self._session.target) == bool(right.size)
+        if self._error:
+            text = str(self._error)
+            assert text, "an error without words"
+            assert text.isprintable(), f"not one line for a person: {text!r}"
+        if self._connected:
+            stream = wire.parse(self._method, KEYS[self._method], bytes(self._sealed))
+            travels = b"".join(record.payload for record in stream)
+            assert travels == right.header + self._arrived[right.size :], "what travels is not what was said"
+
+    def end(self) -> None:
+        """All that was said arrives, then the FIN. In one piece it would have come to the same."""
+        while self.can_arrive:
+            self.arrive(1 << 20)
+            self.is_true()
+        whole = bytes(self._arrived)
+        if self._session.target is None and not self._error:
+            greeting = 2 + whole[1] if rfc1928(whole).answers else 0
+            try:
+                assert not self._session.opening.eof()
+                assert len(whole) == greeting, "a request that was cut off passes for none"
+            except Truncated:
+                assert len(whole) > greeting, "a client that said nothing is called cut off"
+        other = SocksTalk(self._method, whole)
+        other.arrive(len(whole))
+        other.is_true()
+        assert str(other._error) == str(self._error), "the reason depends on how it was cut"
+        assert other._session.target == self._session.target

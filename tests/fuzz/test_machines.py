@@ -1,4 +1,4 @@
-"""Hypothesis tells stories about streams, sessions and configurations; what must hold, holds after each step.
+"""Hypothesis tells stories about streams, sessions, SOCKS5 and configurations; after each step all must hold.
 
 `HYPOTHESIS_PROFILE=thorough` tells thousands, new ones every time (tests/conftest.py).
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.core.feeding import EVERY_CLASS, RECORD_EDGES, methods, watched_buffers
-from tests.fuzz.machines import Channel, Talk
+from tests.fuzz.machines import Channel, SocksTalk, Talk
 from tunnel import config
 from tunnel.errors import ConfigError
 from tunnel.gather import Gatherer
@@ -141,6 +142,110 @@ class Sessions(RuleBasedStateMachine):
         if hasattr(self, "talk"):
             with self.watch:
                 self.talk.settle()
+
+
+def one(*values: int) -> st.SearchStrategy[bytes]:
+    return st.sampled_from([bytes([value]) for value in values])
+
+
+def joined(*parts: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.tuples(*parts).map(b"".join)
+
+
+def counted(content: bytes) -> bytes:
+    return bytes([len(content)]) + content
+
+
+def named(*names: str) -> st.SearchStrategy[bytes]:
+    return st.sampled_from([b"\3" + counted(name.encode()) for name in names])
+
+
+# What a SOCKS5 client says, part by part: as it should be, and as it should not.
+GRAMMAR: dict[str, tuple[st.SearchStrategy[bytes], st.SearchStrategy[bytes]]] = {
+    "version": (one(5), one(0, 4, 0x47)),
+    "methods": (
+        st.sampled_from([b"\1\0", b"\3\2\1\0", counted(bytes(255))]),
+        st.binary(max_size=255).map(lambda offered: counted(offered.replace(b"\0", b"\2"))),
+    ),
+    "version again": (one(5), one(0, 1, 4, 0xFF)),
+    "command": (one(1), one(0, 2, 3, 0xFF)),
+    "reserved": (one(0), one(1, 0xFF)),  # nobody minds
+    "address": (
+        st.one_of(
+            joined(one(1), st.binary(min_size=4, max_size=4)),
+            joined(one(4), st.binary(min_size=16, max_size=16)),
+            named(
+                "example.com", "x" * 255, "b\u00fccher.example", "192.0.2.1", "2001:db8::1", "fe80::1%eth0"
+            ),
+        ),
+        st.one_of(
+            joined(one(0, 2, 5, 0xFF), st.binary(max_size=20)),
+            named("", "a\0b", "\u2024.example", "\u00fc" * 127),
+            joined(one(3), st.binary(max_size=40).map(counted)),
+        ),
+    ),
+    "port": (st.sampled_from([b"\0\x50", b"\1\0", b"\xff\xff"]), st.just(b"\0\0")),
+}
+RIGHT = 4  # of eleven clients say nothing wrong
+
+
+@st.composite
+def openings(draw: st.DrawFn) -> bytes:
+    """Greeting and request with one part wrong, or none, and perhaps payload; or anything."""
+    wrong = draw(st.sampled_from([*["nothing"] * RIGHT, *GRAMMAR]))
+    said = b"".join(draw(bad if part == wrong else good) for part, (good, bad) in GRAMMAR.items())
+    return said + draw(st.binary(max_size=50)) if draw(st.integers(0, 15)) else draw(st.binary(max_size=60))
+
+
+DIALLED = [(0, 0), (0, 0), (errno.ECONNREFUSED, 5), (errno.ENETUNREACH, 3), (errno.EHOSTUNREACH, 4)]
+DIALLED += [(errno.ETIMEDOUT, 6), (errno.EACCES, 2), (errno.EMFILE, 1)]
+
+
+class Socks(RuleBasedStateMachine):
+    """SOCKS5 clients that say right and wrong things, in any pieces, and some that do not wait."""
+
+    @initialize(method=methods, opening=openings())
+    def begin(self, method: str, opening: bytes) -> None:
+        self.watch = ExitStack()
+        self.watch.enter_context(watched_buffers())
+        self.talk = SocksTalk(method, opening)
+
+    @precondition(lambda self: self.talk.can_arrive)
+    @rule(size=st.integers(1, 600))
+    def arrive(self, size: int) -> None:
+        self.talk.arrive(size)
+
+    @precondition(lambda self: self.talk.can_arrive)
+    @rule(times=st.integers(1, 40))
+    def arrive_byte_by_byte(self, times: int) -> None:
+        for _ in range(times):
+            self.talk.arrive(1)
+            self.talk.is_true()
+
+    @precondition(lambda self: self.talk.waits)
+    @rule(how=st.sampled_from(DIALLED))
+    def dial(self, how: tuple[int, int]) -> None:
+        self.talk.dial(*how)
+
+    @rule(payload=st.one_of(st.binary(min_size=1, max_size=100), st.just(bytes(0x4001))))
+    def say(self, payload: bytes) -> None:
+        self.talk.say(payload)
+
+    @precondition(lambda self: not self.talk.can_arrive)
+    @rule(method=methods, opening=openings())
+    def next_client(self, method: str, opening: bytes) -> None:
+        self.talk.end()
+        self.talk = SocksTalk(method, opening)
+
+    @invariant()
+    def holds(self) -> None:
+        if hasattr(self, "talk"):
+            self.talk.is_true()
+
+    def teardown(self) -> None:
+        if hasattr(self, "talk"):
+            with self.watch:
+                self.talk.end()
 
 
 texts = st.text(max_size=12)
@@ -273,5 +378,6 @@ def stories(machine: type[RuleBasedStateMachine]) -> Any:
 stories.__test__ = False  # type: ignore[attr-defined]
 TestRecords = stories(Records)
 TestSessions = stories(Sessions)
+TestSocks = stories(Socks)
 TestReloads = stories(Reloads)
 TestSecrets = stories(Secrets)

@@ -76,6 +76,11 @@ class Program:
         with self._news:
             return [line for line in self.lines[start:] if re.search(regex, line)]
 
+    def forget(self, lines: Sequence[str]) -> None:
+        """They belong to no test."""
+        with self._news:
+            self.lines = [line for line in self.lines if line not in lines]
+
     def wait_for_lines(self, regex: str, count: int = 1, within: float = 5.0, start: int = 0) -> list[str]:
         """The lines that match, once there are `count` of them since line number `start`."""
         deadline = time.monotonic() + within
