@@ -240,7 +240,7 @@ def test_address_that_cannot_be_meant(case: Case) -> None:
     case.reason("handshake failed: ", len(headers))
 
 
-@row(12, quick=("epoll",), cannot=ONE_CLIENT)
+@row(12, quick=("epoll",), peers=PEERS, cannot=ONE_CLIENT)
 def test_slowloris(case: Case) -> None:
     """Nine clients, one more than a pool here has workers, send a byte every 0.3 s; the deadline is 3 s."""
     rig = case.make("--handshake-timeout", "3")
@@ -252,7 +252,7 @@ def test_slowloris(case: Case) -> None:
         for _ in range(3):
             rig.transfer(within=1.0)
     ended: dict[Stream, float] = {}
-    for byte in request[:30]:
+    for byte in request[:16]:
         for stream in slow:
             if stream not in ended:
                 stream.sock.sendall(bytes([byte]))
@@ -264,7 +264,7 @@ def test_slowloris(case: Case) -> None:
             break
         time.sleep(0.3)  # the slowness is the subject
     times = sorted(ended.values())
-    assert len(times) >= 8, "a byte now and then keeps a connection alive"
+    assert len(times) >= 8, f"{len(times)} of 9 slow clients are ended within {0.3 * 16:.0f} s"
     assert times[0] > 2.7, f"the first ended after {times[0]:.1f} s"
     assert times[7] < 4.2, f"the eighth ended after {times[7]:.1f} s"
     if held:
