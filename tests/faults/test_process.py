@@ -63,7 +63,8 @@ def test_second_sigterm_and_sigint(case: Case) -> None:
             rig.tunnel.wait_for_lines("stopping")
         rig.tunnel.signal(last)
         code = rig.tunnel.wait(1.0)
-        assert code == -last, f"{f'{first.name} and ' if first else ''}{last.name}: exit code {code}"
+        sent = " and ".join(number.name for number in (first, last) if number)
+        assert code == -last, f"{sent}: exit code {code}, not the signal"
         stops.all_gone(pids)
         assert near.how_it_ends(1.0) in ENDED
         case.gone()
