@@ -20,6 +20,7 @@ from tests.harness.stream import exchange
 
 LIMITED = (*BLOCKING_POOLS, *POOLS_OF_THREADS)  # to as many clients as there are workers
 CONNECT = 1.0  # seconds, by option
+HELD = "a dial holds a worker for the connect timeout"  # a look-up is part of it
 ENDED = ("FIN", "RST")
 EXECUTOR = min(32, 4 + (os.cpu_count() or 1))  # threads of asyncio's own for names, at most
 RESOLVER = 1.0  # seconds, times a try for each family; see network.RESOLV_CONF
@@ -42,7 +43,7 @@ def test_black_hole(case: Case) -> None:
         rounds = 2 if held else 1
         assert rounds * CONNECT * 0.9 < took < rounds * CONNECT + 1.0, f"given up after {took:.1f} s"
     if held:
-        case.note("a dial holds a worker for the connect timeout")
+        case.note(HELD)
     if clients == 1:
         case.note("a dial holds up all others: its lesson")
     case.reason("cannot connect to .*: Connection timed out", clients)
@@ -82,7 +83,7 @@ def test_names_that_fail_or_hang(case: Case) -> None:
             assert rig.baseline
             rig.baseline = rig.baseline._replace(threads=rig.baseline.threads + EXECUTOR)
         if case.subject in LIMITED:
-            case.note("a name that hangs holds a worker until the look-up is given up")
+            case.note(HELD)
         elif case.subject == "iterative":
             case.note("a name server that hangs holds up all others: its lesson")
         elif case.subject in LOOPS:
