@@ -3,13 +3,10 @@ is it believed at the client end."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +20,7 @@ from tests.harness.stream import Sealed, Stream
 from tests.harness.tree import child_pids, is_alive, wait_until
 from tests.harness.wire import Seal, address_header
 from tests.harness.workers import one_in_each
+from tunnel.status import counts_of
 
 pytestmark = pytest.mark.ends(SERVE)
 SEEN = "handshake failed: salt has been seen before"
@@ -77,12 +75,8 @@ def refused_everywhere(rig: Rig, request: bytes) -> list[Stream]:
 
 
 def count_of_replays(rig: Rig) -> int:
-    """As `tunnel status` has it."""
-    words = [sys.executable, "-m", "tunnel", "status", "--json", "--pid", str(rig.pid)]
-    shown = subprocess.run(words, capture_output=True, check=True, timeout=10)
-    replays = json.loads(shown.stdout)["replays"]
-    assert isinstance(replays, int)
-    return replays
+    """As `tunnel status` reads it."""
+    return counts_of(str(rig.pid))[0]
 
 
 def test_recorded_request_is_refused_by_every_worker(rig: Rig) -> None:

@@ -126,7 +126,8 @@ class PeerRig(Rig):
 def port_in_use(rig: Rig) -> None:
     """The same command once more."""
     code, lines = ends_with(rig.tunnel.command)
-    assert code != 0, "a taken port: it exits with 0"
+    assert isinstance(code, int), f"a taken port: {code}"
+    assert code, "a taken port: it exits with 0"
     said = [line for line in lines if "in use" in line]
     assert len(said) == 1, f"a taken port: {len(said)} lines say so"
     assert str(rig.place.port) in said[0], "a taken port: it does not say which"
@@ -157,7 +158,7 @@ def ends_with(command: Sequence[str]) -> tuple[int | str, list[str]]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ENDS, check=False)
     except subprocess.TimeoutExpired:
-        return "it serves", []
+        return "it does not end", []
     return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
