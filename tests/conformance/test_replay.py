@@ -17,8 +17,10 @@ from tests.conformance.conftest import WORKERS, MakeRig
 from tests.conformance.test_handshake import begin, good_opening
 from tests.harness.rig import FORWARD, LOCAL, NAMED, SERVE, Rig
 from tests.harness.stream import Sealed, Stream
-from tests.harness.tree import is_alive, wait_until
-from tests.harness.wire import address_header
+from tests.harness.tree import child_pids, is_alive, wait_until
+from tests.harness.wire import Seal, address_header
+from tests.harness.workers import one_in_each
+from tunnel.status import counts_of
 
 pytestmark = pytest.mark.ends(SERVE)
 SEEN = "handshake failed: salt has been seen before"
@@ -27,7 +29,7 @@ ONCE = b"only once"
 
 def recorded(rig: Rig) -> bytes:
     """A whole request that has been served."""
-    request = good_opening(rig, ONCE)
+    request = Seal(rig.credentials).seal(address_header(*rig.far_place) + ONCE)
     with closing(begin(rig, request)), closing(rig.far()) as far:
         assert far.receive_exactly(len(ONCE)) == ONCE
     return request
@@ -40,16 +42,48 @@ def nobody_comes(rig: Rig) -> bool:
 def replayed(rig: Rig, request: bytes, times: int = 1) -> None:
     """It is sent again, and drained without a byte in return."""
     before = len(rig.tunnel.lines)
-    streams = [begin(rig, request) for _ in range(times)]
-    rig.tunnel.wait_for_lines(SEEN, times, start=before)
+    are_drained(rig, [begin(rig, request) for _ in range(times)], before)
+
+
+def are_drained(rig: Rig, streams: list[Stream], before: int) -> None:
+    rig.tunnel.wait_for_lines(SEEN, len(streams), start=before)
     assert nobody_comes(rig)
     for stream in streams:
         assert stream.how_it_ends(0.0) == "open", "a replay looks like any other failed handshake"
         stream.close()
 
 
+def everywhere(rig: Rig, request: bytes) -> list[Stream]:
+    """Sent again, but for its last byte, to every worker of a pool; to other models as often as a pool has
+    workers, so to as many of their processes or threads."""
+    if rig.workers:
+        return one_in_each(rig, lambda: begin(rig, request[:-1]))
+    return [begin(rig, request[:-1]) for _ in range(WORKERS)]
+
+
+def refused_everywhere(rig: Rig, request: bytes) -> list[Stream]:
+    """Whoever has it refuses it, and by the log that is every worker. They are drained."""
+    before = len(rig.tunnel.lines)
+    streams = everywhere(rig, request)
+    for stream in streams:
+        stream.sock.sendall(request[-1:])
+    lines = rig.tunnel.wait_for_lines(SEEN, len(streams), start=before)
+    refused = {int(pid) for line in lines for pid in re.findall(r"\[(\d+)\]", line)[:1]}
+    assert refused >= set(child_pids(rig.pid) if rig.workers else ()), "not every worker was asked"
+    assert len(refused) == (len(streams) if rig.model == "fork" else rig.workers or 1)
+    return streams
+
+
+def count_of_replays(rig: Rig) -> int:
+    """As `tunnel status` reads it."""
+    return counts_of(str(rig.pid))[0]
+
+
 def test_recorded_request_is_refused_by_every_worker(rig: Rig) -> None:
-    replayed(rig, recorded(rig), 3 * WORKERS)
+    request, before, counted = recorded(rig), len(rig.tunnel.lines), count_of_replays(rig)
+    streams = refused_everywhere(rig, request)
+    are_drained(rig, streams, before)
+    assert count_of_replays(rig) == counted + len(streams)
 
 
 @pytest.mark.two_clients

@@ -6,7 +6,7 @@
                  what holds after every row      case.py      aftermath()
             -->  a cell                          table.py     ok, or why not
 
-    pytest tests/faults                  a few rows, each at a model or two (also part of `make test`)
+    pytest tests/faults                  most rows, each at a model or two (also part of `make test`)
     pytest tests/faults -m faults        every cell; `make faults` also writes docs/faults.md
 
 Rules: a row provokes its fault with real processes and sockets, and says in its docstring how. What

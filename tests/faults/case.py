@@ -90,6 +90,8 @@ class Watched:
         """It has left nothing: whoever comes after it has the port, and serves."""
         rig = self.rig
         wait_until(lambda: not is_alive(rig.pid), 3.0, "it has ended")
+        if rig.model in PEERS:
+            return
         words = list(rig.tunnel.command)
         words[words.index("--listen") + 1] = str(rig.place)
         again = Again(words)
@@ -139,7 +141,7 @@ def start(
 ) -> Rig:
     """A server of this kind, with a pool of `workers` if it has one."""
     if subject in PEERS:
-        rig: Rig = PeerRig(directory, subject)
+        rig: Rig = PeerRig(directory, subject, **options)
     else:
         if missing := MODELS[subject].missing():
             pytest.skip(missing)

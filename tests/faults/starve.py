@@ -1,7 +1,9 @@
-"""A server that can have no more processes, threads or memory: a control group of the test's own.
+"""A server that can have no more processes, threads or memory, by a control group of the test's own; or no
+more descriptors, by prlimit.
 
     with Group("pids", rig.pid) as group:       the server and its children are in it
         group.tasks(3)                          no more than three processes and threads
+    with descriptors_left(rig.pid, 1, 0):       one more for the server, none for each of its children
 
 Rules: the group holds the server under test and nobody else, and is removed with it. It takes root, and
 a cgroup of version 1 or 2 that has the controller.
@@ -12,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.tools import lacking, require_root
@@ -86,3 +90,26 @@ class Group:
 
     def _write(self, name: str, value: object) -> None:
         (self._path / name).write_text(str(value))
+
+
+@contextlib.contextmanager
+def descriptors_left(pid: int, server: int, children: int) -> Iterator[None]:
+    """So many numbers are left to each process that is there now; afterwards as many as before."""
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    for process in members(pid):
+        leave(process.pid, server if process.pid == pid else children)
+    try:
+        yield
+    finally:
+        for process in members(pid):  # and those that have inherited it
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, most)
+
+
+def leave(pid: int, free: int) -> None:
+    """A limit is no count: no number from it on is given out. Those that have one keep it."""
+    used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    unused = (number for number in itertools.count() if number not in used)
+    first_forbidden = next(itertools.islice(unused, free, None))
+    _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_forbidden, most))

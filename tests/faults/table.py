@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.faults.rows import COLUMNS, PEERS, ROWS
+from tests.faults.rows import COLUMNS, ROWS
 
 BEGIN, END = "<!-- table: written by `make faults` -->", "<!-- end of the table -->"
 OK, FAILED = "ok", "FAILED"
@@ -99,8 +99,7 @@ class Collector:
                 results[" / ".join(text for text in dict.fromkeys(found) if text != OK) or OK].append(model)
         shown = []
         for text, names in results.items():
-            some = len(names) < len([model for model in models if applies(number, model)])
-            whom = f"{', '.join(names)}: " if some else ""
+            whom = f"{', '.join(names)}: " if len(names) < len(models) else ""
             shown.append(whom + in_short(text, notes))
         return "; ".join(shown) or "-"
 
@@ -113,10 +112,6 @@ def in_short(text: str, notes: list[str]) -> str:
         return word
     reason = reason.removeprefix("no: ").replace("|", "\\|")
     return f"{word} ({reason})" if len(reason) < SHORT else f"{word} [{note(reason, notes)}]".strip()
-
-
-def applies(number: int, model: str) -> bool:
-    return model in ROWS[number].models or model in PEERS
 
 
 def is_no(notes: Sequence[str]) -> bool:

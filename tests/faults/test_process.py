@@ -16,17 +16,20 @@ from tests.cli.running import UNPRIVILEGED, private
 from tests.conformance import test_stop as stops
 from tests.conformance.test_master import Crowd, config_of, configure, reload
 from tests.core import test_keys as keys
+from tests.faults import peers
 from tests.faults.between import Between
 from tests.faults.case import Case
 from tests.faults.network import Network
+from tests.faults.peers import NOT_FOR_PEERS, both_ways
 from tests.faults.rows import PEERS, row
 from tests.faults.tools import not_installed, require
 from tests.harness.rig import Rig
-from tests.harness.stream import Stream, Task, exchange, pattern, sha256
+from tests.harness.stream import exchange, pattern
 from tests.harness.targets import Target
 from tests.harness.tree import child_pids, members, wait_until
 from tunnel.keys import METHODS
 
+TERM, INT = signal.SIGTERM, signal.SIGINT
 MB = 1_000_000
 ENDED = ("FIN", "RST")
 HANDSHAKE = 2.0  # seconds, where clocks jump
@@ -41,31 +44,33 @@ WRONG = (
 )
 
 
-@row(40, quick=("prethread", "prefork-reuseport"))
+@row(40, quick=("prethread", "prefork-reuseport"), peers=PEERS)
 def test_sigterm_in_a_transfer(case: Case) -> None:
     """8 MB up and 8 MB down by their SHA-256, SIGTERM after the first megabyte."""
     stops.test_sigterm_stops_accepting_and_lets_a_transfer_finish(case.make)
     case.gone()
 
 
-@row(41, quick=("trampoline",))
+@row(41, quick=("trampoline",), peers=PEERS)
 def test_second_sigterm_and_sigint(case: Case) -> None:
-    """SIGTERM twice beside an open connection; SIGINT once."""
-    for signals in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)):
+    """Beside an open connection: SIGTERM twice; SIGTERM, then SIGINT; SIGINT alone."""
+    for first, last in ((TERM, TERM), (TERM, INT), (None, INT)):
         rig = case.make()
         near, _ = rig.open()
         pids = stops.everybody(rig)
-        for number in signals:
-            rig.tunnel.signal(number)
-            if number == signal.SIGTERM and signals[-1] == number:
-                rig.tunnel.wait_for_lines("stopping")
-        assert rig.tunnel.wait(1.0) == -signals[-1]
+        if first:
+            rig.tunnel.signal(first)
+            rig.tunnel.wait_for_lines("stopping")
+        rig.tunnel.signal(last)
+        code = rig.tunnel.wait(1.0)
+        sent = " and ".join(number.name for number in (first, last) if number)
+        assert code == -last, f"{sent}: exit code {code}, not the signal"
         stops.all_gone(pids)
         assert near.how_it_ends(1.0) in ENDED
         case.gone()
 
 
-@row(42, quick=("asyncio",))
+@row(42, quick=("asyncio",), peers=PEERS, cannot=NOT_FOR_PEERS[42])
 def test_sighup(case: Case) -> None:
     """300 clients, four at once, while HUP comes four times with a good file and once with a bad one."""
     rig = case.make("--grace", "1")
@@ -84,10 +89,13 @@ def test_sighup(case: Case) -> None:
     case.reason("configuration not read again")
 
 
-@row(43, quick=("sigio",))
+@row(43, quick=("sigio",), peers=PEERS)
 def test_port_in_use_or_privileged(case: Case) -> None:
     """A second server on a taken port, and one on port 80 without capabilities."""
     rig = case.rig()
+    if case.is_peer:
+        peers.port_in_use(rig)
+        return
     words = ["serve", "--model", case.subject, "--listen"]
     mistakes.mistake(os.EX_UNAVAILABLE, str(rig.place), "in use", words=[*words, str(rig.place)])
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 80:
@@ -111,7 +119,7 @@ def generation_logs(rig: Rig, to_full: bool) -> None:
     wait_until(all_do, 5.0, "all processes log to the same place")
 
 
-@row(44, quick=("select",))
+@row(44, quick=("select",), peers=PEERS, cannot=NOT_FOR_PEERS[44])
 def test_full_disk_behind_the_log(case: Case) -> None:
     """HUP turns the log to /dev/full; three failures and three transfers; then it turns back."""
     rig = case.make()
@@ -153,7 +161,7 @@ def another_clock(path: Path) -> Iterator[dict[str, str]]:
     }
 
 
-@row(45)
+@row(45, peers=PEERS, cannot=NOT_FOR_PEERS[45])
 def test_clock_jumps(case: Case) -> None:
     """libfaketime moves the wall clock by a day, forward and back; deadlines and heartbeats stay."""
     path = case.directory / "clock"
@@ -211,22 +219,12 @@ def test_loss_and_a_rate_limit(case: Case) -> None:
         case.look()
 
 
-def both_ways(near: Stream, far: Stream, size: int) -> None:
-    """Peers do not pass a FIN on and wait, so the end is not asked for."""
-    up, down = pattern(size, 1), pattern(size, 2)
-    sending = [Task(lambda: near.send(up)), Task(lambda: far.send(down))]
-    reading = Task(lambda: near.receive_exactly(size))
-    assert sha256(far.receive_exactly(size)) == sha256(up)
-    received = reading.result()
-    assert isinstance(received, bytes)
-    assert sha256(received) == sha256(down)
-    for task in sending:
-        task.result()
-
-
-@row(47, quick=("uvloop",))
+@row(47, quick=("uvloop",), peers=PEERS, cannot=NOT_FOR_PEERS[47])
 def test_configuration_errors(case: Case) -> None:
     """Six wrong files: a type, a method, a model, a key, no JSON, no password."""
+    if case.is_peer:
+        peers.configuration_errors(case.subject, case.directory)
+        return
     for name in WRONG:
         content, said = mistakes.CONTENTS[name]
         path = private(case.directory / "config.json", content)
@@ -235,9 +233,12 @@ def test_configuration_errors(case: Case) -> None:
         )
 
 
-@row(48, quick=("prefork-fdpass",))
+@row(48, quick=("prefork-fdpass",), peers=PEERS)
 def test_secrets(case: Case) -> None:
     """/proc/PID/cmdline, environ, comm of every process; the log at debug; repr; an open key file."""
+    if case.is_peer:
+        peers.secrets(case.rig())
+        return
     secrets.test_a_running_server_hides_its_password_in_every_process(case.subject, case.directory)
     secrets.test_a_password_is_in_no_output_however_much_is_logged(case.subject, "text", case.directory)
     mistakes.test_a_password_file_that_others_can_read(case.directory)

@@ -13,8 +13,11 @@ from tests.faults.case import Case
 from tests.faults.rows import POOLS, row
 from tests.harness.places import closed_place
 from tests.harness.process import waiting_for_accept
+from tests.harness.rig import Rig
 from tests.harness.stream import RESET, Sealed, Task, exchange, pattern, send_and_finish, sha256
-from tests.harness.tree import is_alive, wait_until
+from tests.harness.tree import child_pids, is_alive, wait_until
+from tests.harness.workers import alone, takes_turns
+from tunnel.status import board_of
 
 MB = 1_000_000
 KILLED = "was killed by SIGKILL"
@@ -105,17 +108,42 @@ def test_inherited_descriptors(case: Case) -> None:
 
 @row(39)
 def test_random_numbers_after_a_fork(case: Case) -> None:
-    """2,000 connections; the salts of all responses differ."""
+    """2,000 connections, a hundred and more by each worker of a pool; the salts of all responses differ."""
     rig = case.make()
-    salts = set()
-    for number in range(2000):
-        if number == 800:
-            case.measure_again()  # until all workers have written to their pages, memory grows
-        near, far = rig.open()
+    salts = salts_of(rig, 1000)
+    case.measure_again()  # until all workers have written to their pages, memory grows
+    salts += salts_of(rig, 1000)
+    assert len(set(salts)) == 2000
+    board = board_of(str(rig.pid))
+    assert board
+    served = [entry.connections for entry in board.entries() if entry.pid in child_pids(rig.pid)]
+    assert len(served) == rig.workers
+    assert min(served, default=100) >= 100, f"connections by worker: {served}"
+
+
+def salts_of(rig: Rig, count: int) -> list[bytes]:
+    """Of as many responses, as evenly from all workers as can be done."""
+    if takes_turns(rig):
+        workers = child_pids(rig.pid)
+        salts = []
+        for pid in workers:
+            with alone(rig, pid):
+                salts += [salt for _ in range(count // len(workers)) for salt in salts_at_once(rig, 1)]
+        return salts
+    at_once = rig.workers or 1
+    return [salt for _ in range(count // at_once) for salt in salts_at_once(rig, at_once)]
+
+
+def salts_at_once(rig: Rig, clients: int) -> list[bytes]:
+    pairs = [rig.open() for _ in range(clients)]
+    salts = []
+    for near, far in pairs:
         far.send(b"x")
         assert near.receive_exactly(1) == b"x"
         assert isinstance(near, Sealed)
-        salts.add(near.incoming.salt)
+        assert near.incoming.salt
+        salts.append(near.incoming.salt)
+    for near, far in pairs:
         near.close()
         far.close()
-    assert len(salts) == 2000
+    return salts
