@@ -302,7 +302,7 @@ def test_drained_and_replayed_are_told(make_rig: MakeRig) -> None:
     wait_until(counted, 3.0, "each is counted")
 
 
-@pytest.mark.only("prefork", "prefork-fcntl", "prefork-mutex", "prefork-fdpass", "prefork-epoll")
+@pytest.mark.only("prefork", "prefork-fcntl", "prefork-mutex", "prefork-fdpass", "prefork-epoll", "tornado")
 def test_worker_that_is_replaced_finishes_what_it_drains(make_rig: MakeRig) -> None:
     """Its end must not close a probe sooner than the deadline would."""
     rig = make_rig(workers=2)
