@@ -307,13 +307,13 @@ def test_what_comes_after_a_receive_that_failed_arrives_and_then_both_sides_are_
 
 
 def test_client_that_cannot_be_passed_on_is_dropped_and_no_worker_with_it(tmp_path: Path) -> None:
-    """Every attempt fails, with both workers; afterwards both of them are there for others."""
+    """Every attempt fails, with each worker that is free; afterwards both of them are there for others."""
     needs_strace()
     with make(tmp_path, "prefork-fdpass", SERVE) as rig:
         workers = child_pids(rig.pid)
         with Injection([rig.pid], "sendmsg", "ENOBUFS", when="1+") as injection:
             assert rig.near(first=REQUEST).how_it_ends(2.0) in ("FIN", "RST")
-        assert len(injection.failed) == WORKERS
+        assert injection.failed
         rig.tunnel.wait_for_lines("client dropped: cannot pass it on: No buffer space available")
         pairs = [rig.open() for _ in range(WORKERS)]
         for near, far in pairs:
