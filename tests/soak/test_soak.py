@@ -44,7 +44,7 @@ def test_nothing_is_wrong_with_what_is_as_it_was(load: Load) -> None:
         (BEGIN.holds._replace(threads=7), 0, "", "threads=7"),
         (BEGIN.holds._replace(descriptors=71), 0, "", "descriptors=71"),
         (BEGIN.holds._replace(zombies=1), 0, "", "zombies=1"),
-        (BEGIN.holds, 200 << 20, "", "memory is 200 MiB"),
+        (BEGIN.holds, 63 << 20, "", "memory is 63 MiB"),
         (BEGIN.holds, 0, "x\nTraceback (most recent call last):", "a traceback"),
     ],
 )
