@@ -36,7 +36,7 @@ WRONG: Mapping[str, Mapping[str, object] | None] = {  # what ours are asked, as 
     "password": {"password": ""},
     "no JSON": None,
 }
-ENDS = 1.0  # seconds that a program has to say what is wrong with its configuration
+ENDS = 1.0  # seconds after which a program that has not ended goes on
 CREDENTIALS = Credentials("aes-128-gcm", "correct-horse")  # one of them takes it in a URI
 
 
@@ -121,6 +121,22 @@ class PeerRig(Rig):
         near.close()
         far.close()
         del within
+
+
+def sigterm_in_a_transfer(rig: Rig) -> None:
+    """Does it wait for the rest of one?"""
+    near, far = rig.open()
+    near.send(pattern(50_000))
+    assert far.receive_exactly(50_000) == pattern(50_000)
+    rig.tunnel.terminate()
+    try:
+        wait_until(lambda: not rig.tunnel.running, ENDS, "")
+    except AssertionError:
+        both_ways(near, far, 50_000)
+        rig.close_streams()
+    else:
+        raise AssertionError(f"it cuts the transfer and exits with {rig.tunnel.wait(0)}")
+    assert rig.tunnel.wait(2.0) == 0
 
 
 def port_in_use(rig: Rig) -> None:

@@ -47,7 +47,10 @@ WRONG = (
 @row(40, quick=("prethread", "prefork-reuseport"), peers=PEERS)
 def test_sigterm_in_a_transfer(case: Case) -> None:
     """8 MB up and 8 MB down by their SHA-256, SIGTERM after the first megabyte."""
-    stops.test_sigterm_stops_accepting_and_lets_a_transfer_finish(case.make)
+    if case.is_peer:
+        peers.sigterm_in_a_transfer(case.make())
+    else:
+        stops.test_sigterm_stops_accepting_and_lets_a_transfer_finish(case.make)
     case.gone()
 
 
