@@ -78,6 +78,7 @@ class Start:
         self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited, sharing)
         flat = [listener for here in self._listeners for listener in here]
         self._account = give_up_privileges(values)
+        log.lost.share()
         self._log(values, warnings)
         check_privacy(self._gatherer.secret_files(), flat)
         warn_of_unreadable(self._account, self._gatherer.files())
