@@ -43,7 +43,7 @@ from typing import NoReturn
 from models._rehearsal import rehearse
 from models._scoreboard import DIAL, DRAIN, IDLE, WAITING, Slot
 from models._server import Server
-from models._stop import SEND_HOME, die_by, kill_all
+from models._stop import SEND_HOME, die_by, kill_all, signal_all
 from models._title import set_title
 from tunnel.drain import Drain
 from tunnel.log import describe, log
@@ -153,8 +153,8 @@ class Children:
     def wait(self) -> None:
         """Lets transfers finish, and those go that only drain."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for pid in self._slots if not self._stop.handed_over else ():
-            os.kill(pid, signal.SIGTERM)
+        if self._stop.terminated:
+            signal_all(self._slots, signal.SIGTERM)
         while self._slots:
             self._end(os.wait()[0])
 
@@ -317,14 +317,18 @@ class Pool:
     def _handle(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
-        elif number == signal.SIGTERM and not self.stopping:
-            self._stop()
+        elif number == signal.SIGTERM and not self.server.stop.terminated:
+            self._stop(signal.SIGTERM)
+            self.server.stop.begin_grace()
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM):
             self._end_at_once(number)
         elif number == signal.SIGUSR1:
             log.reopen()
             for pid in self.workers:
                 os.kill(pid, signal.SIGUSR1)
+        elif number == signal.SIGUSR2 and self.server.stop.takes_leave():
+            if not self.stopping:
+                self._stop(SEND_HOME)
         elif self.stopping:
             log.warning(f"{signal.Signals(number).name} comes too late: stopping")
         elif number == signal.SIGUSR2:
@@ -336,12 +340,12 @@ class Pool:
         elif number == signal.SIGTTOU:
             self._resize(-1)
 
-    def _stop(self) -> None:
+    def _stop(self, number: int) -> None:
+        """Accepts no more. By SEND_HOME all clients may stay, as long as they want to."""
         self.stopping = True
         self.server.stop.close_listeners()
         for pid in self.workers:
-            self._send_home(pid, SEND_HOME if self.server.stop.handed_over else signal.SIGTERM)
-        self.server.stop.begin_grace()
+            self._send_home(pid, number)
 
     def _renew(self) -> None:
         """A new generation of workers, with the configuration as it is now."""

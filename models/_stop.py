@@ -8,6 +8,9 @@
     SIGUSR1           open the log file again
     SIGUSR2           start the program anew on the same listeners; once it runs, it ends this one
 
+SIGTERM to a program that is handing over, or has handed over, is the first one: its transfers then have
+the grace time, instead of all the time that they want.
+
 The first SIGTERM puts a dead socket in the listener's place (dup2). A blocked accept is restarted by
 Python (PEP 475), on the dead socket, and fails: the model's loop ends between two connections and
 never within one. An exception thrown from the handler could not promise that: it may strike just
@@ -47,6 +50,7 @@ class Stop:
 
     def __init__(self, listeners: Sequence[socket.socket], grace: float, renewal: Renewal) -> None:
         self.requested = False  # accept no more
+        self.terminated = False  # somebody has said SIGTERM, and may say it again
         self.impatient = False  # nor wait for those who have not even said where to go
         self.grace = grace  # seconds
         self.renewal = renewal
@@ -54,6 +58,7 @@ class Stop:
         self.close: Callable[[], None] = self.close_listeners  # how this process stops accepting
         self.on_leaving: Callable[[], None] = lambda: None  # a worker tells its master: I accept no more
         self.handed_over = False  # another program serves: transfers have all the time there is
+        self._is_ready = False  # that program has just said so
         self._listeners = listeners
         self._dead = socket.socket()  # made now, for there may be no descriptor left when it is needed
         self.pid = 0  # of the process that the signals are meant for
@@ -113,12 +118,14 @@ class Stop:
         if os.getpid() != self.pid:
             self.requested = self.impatient = True
             return  # a child of `fork`; its parent got the signal too, and decides
-        if self.requested and not self._parent:
+        if self.terminated and not self._parent:
             self._on_quick(number, frame)
             return
-        self.impatient = not self.handed_over
+        self.impatient = self.terminated = True
         if not self.requested:  # a worker may hear it twice: from its master and from who signals the group
             self.retire()
+        elif not self._parent:  # a new program has taken over; the children have not been told to end
+            signal_all(self.children, signal.SIGTERM)
         if not self._parent:
             self.begin_grace()
 
@@ -134,24 +141,38 @@ class Stop:
 
     def begin_grace(self) -> None:
         """SIGALRM comes when the grace time is over."""
-        if self.handed_over:
-            log.info("stopping: the new program has taken over, transfers may finish")
-        else:
-            log.info(f"stopping: transfers have {self.grace:g} s to finish")
-            signal.setitimer(signal.ITIMER_REAL, self.grace)
+        self.terminated = True
+        log.info(f"stopping: transfers have {self.grace:g} s to finish")
+        signal.setitimer(signal.ITIMER_REAL, self.grace)
 
     def hand_over(self) -> None:
         """The new program is ready. May be called from any thread."""
-        self.handed_over = True
-        os.kill(self.pid, signal.SIGTERM)
+        self._is_ready = True
+        os.kill(self.pid, SEND_HOME)
+
+    def takes_leave(self) -> bool:
+        """Asked with each SIGUSR2: is it the one that says that the new program is ready?"""
+        if not self._is_ready:
+            return False
+        self._is_ready, self.handed_over = False, True
+        log.info(
+            "the new program has taken over"
+            if self.terminated
+            else "stopping: the new program has taken over, transfers may finish"
+        )
+        return True
 
     def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid and not self.requested:
             self.renewal.reload()
 
     def _on_upgrade(self, _number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == self.pid and not self.requested:
-            self.renewal.upgrade()
+        if os.getpid() == self.pid:
+            taken_over = self.takes_leave()
+            if taken_over and not self.requested:
+                self.retire()
+            elif not self.requested:
+                self.renewal.upgrade()
 
     def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:
         log.reopen()
@@ -171,11 +192,15 @@ class Stop:
         die_by(number)
 
 
-def kill_all(pids: Iterable[int]) -> None:
-    """SIGKILL to each of these children, of which some may be reaped meanwhile."""
+def signal_all(pids: Iterable[int], number: int) -> None:
+    """A signal to each of these children, of which some may be reaped meanwhile."""
     for pid in tuple(pids):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    signal_all(pids, signal.SIGKILL)
 
 
 def die_by(number: int) -> None:

@@ -123,13 +123,20 @@ class Start:
         return True
 
     def upgrade(self) -> None:
-        """SIGUSR2: the program anew, on the same listeners."""
-        from tunnel.handover import Left, hand_over  # noqa: PLC0415
-
+        """SIGUSR2: the program anew, on the same listeners. If that cannot be, this one goes on."""
         if self._upgrading:
             log.warning("SIGUSR2: a new program has been started already")
             return
         self._upgrading = True
+        try:
+            self._upgrade()
+        except (OSError, RuntimeError, ImportError, SyntaxError) as error:  # what is on disk may be newer
+            self._upgrade_failed()
+            log.error(f"cannot start the new program: {describe(error)}: this one goes on")
+
+    def _upgrade(self) -> None:
+        from tunnel.handover import Left, hand_over  # noqa: PLC0415
+
         listeners = {
             str(place): [listener.fileno() for listener in here]
             for place, here in zip(self._places, self._listeners, strict=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.conftest import MakeRig
 from tests.harness.rig import FORWARD, LOCAL, SERVE, Rig
-from tests.harness.stream import Task, pattern, send_and_finish, sha256
+from tests.harness.stream import Task, exchange, pattern, send_and_finish, sha256
 from tests.harness.tree import is_alive, members, wait_until
 
 pytestmark = pytest.mark.costly
@@ -118,6 +118,34 @@ def test_grace_over_during_a_stall(make_rig: MakeRig) -> None:
     _, far = rig.open(receive_buffer=8192)
     far.push(bytes(250_000), 1000 * MB, 0.1)
     pids = everybody(rig)
+    rig.tunnel.signal(TERMINATE)
+    assert rig.tunnel.wait(2.5) == 0
+    all_gone(pids)
+
+
+@pytest.mark.only("thread", "fork", "prefork", "poll")
+@pytest.mark.ends(SERVE)
+def test_sigterm_to_a_program_that_hands_over_is_the_first_one(make_rig: MakeRig) -> None:
+    """Whoever says both would else cut everything, or nothing, by how fast the new program starts."""
+    rig = make_rig("--grace", "20")
+    near, far = rig.open()
+    rig.tunnel.signal(signal.SIGUSR2)
+    rig.tunnel.wait_for_lines(r"new program is \d+")
+    rig.tunnel.signal(TERMINATE)
+    rig.tunnel.wait_for_lines("stopping: transfers have 20 s to finish")
+    rig.tunnel.wait_for_lines("the new program has taken over")
+    exchange(near, far, MB)
+    assert rig.tunnel.wait(2.0) == 0
+
+
+@pytest.mark.only("thread", "fork", "prefork")
+@pytest.mark.ends(SERVE)
+def test_grace_time_is_over_for_a_program_that_has_handed_over_too(make_rig: MakeRig) -> None:
+    rig = make_rig("--grace", "0.3")
+    rig.open()
+    pids = everybody(rig)
+    rig.tunnel.signal(signal.SIGUSR2)
+    rig.tunnel.wait_for_lines("the new program has taken over")
     rig.tunnel.signal(TERMINATE)
     assert rig.tunnel.wait(2.5) == 0
     all_gone(pids)
