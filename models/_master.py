@@ -6,8 +6,8 @@
       |
       `-- takes signals     CHLD         reap; start what is missing
           one by one        TERM         TERM to all, wait for them        HUP     a new generation
-                            INT, QUIT    KILL to all                       TTIN    one more
-                            ALRM         the grace time is over: KILL      TTOU    one less
+                            INT, QUIT    end all at once                   TTIN    one more
+                            ALRM         the same: the grace time is over  TTOU    one less
                             USR1         open the log again, all of us     USR2    hand the listener on
 
 The master serves nobody. It blocks its signals and takes them with sigtimedwait, so there is no
@@ -43,7 +43,7 @@ from typing import NoReturn
 from models._rehearsal import rehearse
 from models._scoreboard import DIAL, DRAIN, IDLE, WAITING, Slot
 from models._server import Server
-from models._stop import SEND_HOME, die_by, kill_all, signal_all
+from models._stop import SEND_HOME, die_by, end_all, signal_all
 from models._title import set_title
 from tunnel.drain import Drain
 from tunnel.log import describe, log
@@ -377,9 +377,11 @@ class Pool:
         log.info(f"size of the pool is now {size}")
 
     def _end_at_once(self, number: int) -> None:
-        kill_all(self.workers)
-        while self.workers:
-            self.workers.pop(os.wait()[0], None)
+        self.stopping = True
+        idle = [pid for pid, worker in self.workers.items() if worker.slot.entry().state in WAITING]
+        signal_all(idle, signal.SIGKILL)  # nothing of theirs can be cut, and some cannot be interrupted
+        end_all(self.workers)
+        self.workers.clear()
         if number == signal.SIGALRM:
             log.warning(f"grace time of {self.server.stop.grace:g} s is over: what still ran was cut")
         else:
@@ -409,7 +411,7 @@ class Pool:
         self._stillborn = self._stillborn + 1 if before_accept else 0
         if self._stillborn == STILLBIRTHS:
             log.error(f"{STILLBIRTHS} workers in a row ended before their first accept: giving up")
-            kill_all(self.workers)
+            end_all(self.workers)
             raise SystemExit(os.EX_SOFTWARE)
         now = time.monotonic()
         if not died_young:

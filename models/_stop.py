@@ -17,7 +17,8 @@ never within one. An exception thrown from the handler could not promise that: i
 after accept has returned, and lose the connection.
 
 Rules: handlers change state between two steps of the main thread; a model asks `requested` or reads
-`fileno()`. A pool's master blocks these signals and takes them one by one (_master.py).
+`fileno()`. A pool's master blocks these signals and takes them one by one (_master.py). What is cut is
+reset on both sides, or a part would pass for the whole: by each process itself, to which its parent says so.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import FrameType
 from typing import NamedTuple
 
+from models._direction import reset_on_close
 from tunnel.log import log
 
 
@@ -42,6 +45,8 @@ class Renewal(NamedTuple):
 
 # Ctrl-C reaches a whole process group; what it means is decided by the master.
 MASTERS_OWN = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+CUT = signal.SIGVTALRM  # to a child: end, now, and reset your connections (SIGALRM is prefork-fcntl's own)
+LAST_CHANCE = 1.0  # seconds that it has for that
 SEND_HOME = signal.SIGUSR2  # from a master to a worker: others serve from now on, all of its clients may stay
 
 
@@ -55,6 +60,7 @@ class Stop:
         self.grace = grace  # seconds
         self.renewal = renewal
         self.children: Collection[int] = ()  # pids that must not outlive an end at once
+        self.spared: Callable[[], Collection[int]] = tuple  # descriptors that no end at once resets
         self.close: Callable[[], None] = self.close_listeners  # how this process stops accepting
         self.on_leaving: Callable[[], None] = lambda: None  # a worker tells its master: I accept no more
         self.handed_over = False  # another program serves: transfers have all the time there is
@@ -76,6 +82,7 @@ class Stop:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGALRM, self._on_grace_over)
+        signal.signal(CUT, self._on_grace_over)
         signal.signal(signal.SIGINT, self._on_quick)
         signal.signal(signal.SIGQUIT, self._on_quick)
         signal.signal(signal.SIGUSR1, self._on_reopen)
@@ -181,14 +188,17 @@ class Stop:
         log.warning(f"{signal.Signals(number).name}: this model has no pool to change")
 
     def _on_grace_over(self, _number: int, _frame: FrameType | None) -> None:
-        log.warning(f"grace time of {self.grace:g} s is over: what still runs is cut")
-        kill_all(self.children)
+        if os.getpid() == self.pid and not self._parent:
+            log.warning(f"grace time of {self.grace:g} s is over: what still runs is cut")
+            end_all(self.children)
+        reset_connections(self.spared())
         os._exit(0)
 
     def _on_quick(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self.pid:
             return
-        kill_all(self.children)
+        end_all(self.children)
+        reset_connections(self.spared())
         die_by(number)
 
 
@@ -199,8 +209,52 @@ def signal_all(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def kill_all(pids: Iterable[int]) -> None:
-    signal_all(pids, signal.SIGKILL)
+def end_all(pids: Iterable[int]) -> None:
+    """Ends these children, and waits for them. SIGKILL is for those who cannot do it themselves."""
+    left = list(pids)
+    signal_all(left, CUT)
+    until = time.monotonic() + LAST_CHANCE
+    while left := [pid for pid in left if not has_ended(pid)]:
+        if time.monotonic() > until:
+            signal_all(left, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def has_ended(pid: int) -> bool:
+    """And has been reaped."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # by somebody else
+        return True
+
+
+def reset_connections(spared: Collection[int]) -> None:
+    """All TCP connections of this process will end with RST (UNP 7.5), however it ends.
+
+    It has the kernel tell which they are, since in every model somebody else would know.
+    """
+    for fd in open_descriptors():
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:  # no socket
+            continue
+        with contextlib.suppress(OSError):  # it has been closed by another thread
+            if fd not in spared and is_connection(sock):
+                reset_on_close(sock)
+        sock.detach()
+
+
+def is_connection(sock: socket.socket) -> bool:
+    """No listener, which another program may share, and whose clients would inherit what is set."""
+    is_tcp = sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+    return is_tcp and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def open_descriptors() -> Iterable[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # not on Linux, or no descriptor is left to read that
+        return range(os.sysconf("SC_OPEN_MAX"))
 
 
 def die_by(number: int) -> None:

@@ -170,6 +170,10 @@ class Drain:
         drained.place.leave()
         drained.sock.close()
 
+    def descriptors(self) -> set[int]:
+        """Of what it drains."""
+        return set(self._drained)
+
 
 def host_of(sock: socket.socket) -> str:
     try:
