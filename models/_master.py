@@ -329,6 +329,7 @@ class Pool:
         elif number == signal.SIGUSR2 and self.server.stop.takes_leave():
             if not self.stopping:
                 self._stop(SEND_HOME)
+            self.server.stop.say_handed_over()
         elif self.stopping:
             log.warning(f"{signal.Signals(number).name} comes too late: stopping")
         elif number == signal.SIGUSR2:

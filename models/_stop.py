@@ -63,8 +63,7 @@ class Stop:
         self.spared: Callable[[], Collection[int]] = tuple  # descriptors that no end at once resets
         self.close: Callable[[], None] = self.close_listeners  # how this process stops accepting
         self.on_leaving: Callable[[], None] = lambda: None  # a worker tells its master: I accept no more
-        self.handed_over = False  # another program serves: transfers have all the time there is
-        self._is_ready = False  # that program has just said so
+        self._is_ready = False  # a new program has just said so
         self._listeners = listeners
         self._dead = socket.socket()  # made now, for there may be no descriptor left when it is needed
         self.pid = 0  # of the process that the signals are meant for
@@ -161,25 +160,29 @@ class Stop:
         """Asked with each SIGUSR2: is it the one that says that the new program is ready?"""
         if not self._is_ready:
             return False
-        self._is_ready, self.handed_over = False, True
-        log.info(
-            "the new program has taken over"
-            if self.terminated
-            else "stopping: the new program has taken over, transfers may finish"
-        )
+        self._is_ready = False
         return True
+
+    def say_handed_over(self) -> None:
+        """Once this program accepts no more."""
+        if self.terminated:
+            log.info("the new program has taken over")
+        else:
+            log.info("stopping: the new program has taken over, transfers may finish")
 
     def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid and not self.requested:
             self.renewal.reload()
 
     def _on_upgrade(self, _number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == self.pid:
-            taken_over = self.takes_leave()
-            if taken_over and not self.requested:
+        if os.getpid() != self.pid:
+            return
+        if self.takes_leave():
+            if not self.requested:
                 self.retire()
-            elif not self.requested:
-                self.renewal.upgrade()
+            self.say_handed_over()
+        elif not self.requested:
+            self.renewal.upgrade()
 
     def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:
         log.reopen()
