@@ -6,8 +6,8 @@
       |
       `-- takes signals     CHLD         reap; start what is missing
           one by one        TERM         TERM to all, wait for them        HUP     a new generation
-                            INT, QUIT    KILL to all                       TTIN    one more
-                            ALRM         the grace time is over: KILL      TTOU    one less
+                            INT, QUIT    end all at once                   TTIN    one more
+                            ALRM         the same: the grace time is over  TTOU    one less
                             USR1         open the log again, all of us     USR2    hand the listener on
 
 The master serves nobody. It blocks its signals and takes them with sigtimedwait, so there is no
@@ -43,7 +43,7 @@ from typing import NoReturn
 from models._rehearsal import rehearse
 from models._scoreboard import DIAL, DRAIN, IDLE, WAITING, Slot
 from models._server import Server
-from models._stop import SEND_HOME, die_by, kill_all
+from models._stop import SEND_HOME, die_by, end_all, signal_all
 from models._title import set_title
 from tunnel.log import describe, log
 
@@ -152,8 +152,8 @@ class Children:
     def wait(self) -> None:
         """Lets transfers finish, and those go that only drain."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for pid in self._slots if not self._stop.handed_over else ():
-            os.kill(pid, signal.SIGTERM)
+        if self._stop.terminated:
+            signal_all(self._slots, signal.SIGTERM)
         while self._slots:
             self._end(os.wait()[0])
 
@@ -316,14 +316,19 @@ class Pool:
     def _handle(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
-        elif number == signal.SIGTERM and not self.stopping:
-            self._stop()
+        elif number == signal.SIGTERM and not self.server.stop.terminated:
+            self._stop(signal.SIGTERM)
+            self.server.stop.begin_grace()
         elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGALRM):
             self._end_at_once(number)
         elif number == signal.SIGUSR1:
             log.reopen()
             for pid in self.workers:
                 os.kill(pid, signal.SIGUSR1)
+        elif number == signal.SIGUSR2 and self.server.stop.takes_leave():
+            if not self.stopping:
+                self._stop(SEND_HOME)
+            self.server.stop.say_handed_over()
         elif self.stopping:
             log.warning(f"{signal.Signals(number).name} comes too late: stopping")
         elif number == signal.SIGUSR2:
@@ -335,12 +340,12 @@ class Pool:
         elif number == signal.SIGTTOU:
             self._resize(-1)
 
-    def _stop(self) -> None:
+    def _stop(self, number: int) -> None:
+        """Accepts no more. By SEND_HOME all clients may stay, as long as they want to."""
         self.stopping = True
         self.server.stop.close_listeners()
         for pid in self.workers:
-            self._send_home(pid, SEND_HOME if self.server.stop.handed_over else signal.SIGTERM)
-        self.server.stop.begin_grace()
+            self._send_home(pid, number)
 
     def _renew(self) -> None:
         """A new generation of workers, with the configuration as it is now."""
@@ -372,9 +377,11 @@ class Pool:
         log.info(f"size of the pool is now {size}")
 
     def _end_at_once(self, number: int) -> None:
-        kill_all(self.workers)
-        while self.workers:
-            self.workers.pop(os.wait()[0], None)
+        self.stopping = True
+        idle = [pid for pid, worker in self.workers.items() if worker.slot.entry().state in WAITING]
+        signal_all(idle, signal.SIGKILL)  # nothing of theirs can be cut, and some cannot be interrupted
+        end_all(self.workers)
+        self.workers.clear()
         if number == signal.SIGALRM:
             log.warning(f"grace time of {self.server.stop.grace:g} s is over: what still ran was cut")
         else:
@@ -404,7 +411,7 @@ class Pool:
         self._stillborn = self._stillborn + 1 if before_accept else 0
         if self._stillborn == STILLBIRTHS:
             log.error(f"{STILLBIRTHS} workers in a row ended before their first accept: giving up")
-            kill_all(self.workers)
+            end_all(self.workers)
             raise SystemExit(os.EX_SOFTWARE)
         now = time.monotonic()
         if not died_young:

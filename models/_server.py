@@ -10,7 +10,7 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -107,6 +107,11 @@ class Server:
         self.limits = limits or Limits()
         self.accept = Accept(listeners, stop, self.limits)
         self.drain = Drain(longest=service.linger)
+        stop.spared = self._drained
+
+    def _drained(self) -> Collection[int]:
+        """By whichever drain this process has now."""
+        return self.drain.descriptors()
 
     def drain_anew(self, *, in_thread: bool = True) -> None:
         """After a fork, or before many: the thread that drains, and what wakes it, are one process's own."""

@@ -186,6 +186,10 @@ class Drain:
         drained.place.leave()
         drained.sock.close()
 
+    def descriptors(self) -> set[int]:
+        """Of what it drains."""
+        return set(self._drained)
+
 
 class Waiting(Protocol):
     """Somebody who is drained, here or in a loop that does it itself (models/_house.py)."""

@@ -51,29 +51,40 @@ class Handover:
 
 
 def hand_over(left: Left, on_complete: Callable[[], None], on_failure: Callable[[], None]) -> None:
-    """Starts the program anew. Success or failure is acted upon when it is known."""
+    """Starts the program anew. Success or failure is acted upon when it is known.
+
+    Raises OSError or RuntimeError where that cannot be: then there is no new program.
+    """
     mine, theirs = socket.socketpair()
-    with theirs:
-        mine.sendall(json.dumps(left).encode())
-        mine.shutdown(socket.SHUT_WR)
-        keep = [theirs.fileno(), *(fd for fds in left.listeners.values() for fd in fds)]
-        if left.salts is not None:
-            keep.append(left.salts)
+    try:
+        with theirs:
+            pid = spawn(left, mine, theirs)
         try:
-            pid = os.posix_spawn(
-                sys.executable,
-                sys.orig_argv,
-                os.environ | {HANDOVER: str(theirs.fileno())},
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep],
-                setsigmask=(),
-            )
-        except OSError as error:
-            log.error(f"cannot start the new program: {error.strerror}")
-            mine.close()
-            on_failure()
-            return
+            _thread.start_new_thread(wait, (pid, mine, on_complete, on_failure))
+        except RuntimeError:  # nobody would hear that it is ready: two would serve
+            os.kill(pid, signal.SIGKILL)
+            reap(pid)
+            raise
+    except BaseException:
+        mine.close()
+        raise
     log.info(f"new program is {pid}: it takes over when it is ready")
-    _thread.start_new_thread(wait, (pid, mine, on_complete, on_failure))
+
+
+def spawn(left: Left, mine: socket.socket, theirs: socket.socket) -> int:
+    """The pid of a new program that has `theirs`. Raises OSError."""
+    mine.sendall(json.dumps(left).encode())
+    mine.shutdown(socket.SHUT_WR)
+    keep = [theirs.fileno(), *(fd for fds in left.listeners.values() for fd in fds)]
+    if left.salts is not None:
+        keep.append(left.salts)
+    return os.posix_spawn(
+        sys.executable,
+        sys.orig_argv,
+        os.environ | {HANDOVER: str(theirs.fileno())},
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep],
+        setsigmask=(),
+    )
 
 
 def wait(
@@ -81,12 +92,17 @@ def wait(
 ) -> None:
     """Until the new program is ready, or has ended."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
-    with new:
+    ready = b""
+    with new, contextlib.suppress(ConnectionError):  # a reset: it ended before it had read our words
         ready = new.recv(1)
     if ready:
         on_complete()
         return
+    reap(pid)
+    on_failure()
+    log.error(f"new program {pid} has ended before it was ready: this one goes on")
+
+
+def reap(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):  # a handler of SIGCHLD was first
         os.waitpid(pid, 0)
-    log.error(f"new program {pid} has ended before it was ready: this one goes on")
-    on_failure()

@@ -35,7 +35,7 @@ def listen(
         try:
             while len(here) < sharing:
                 actual = place._replace(port=bound_address(here[0]).port) if here else place
-                here.append(bind(actual, len(places) == 1, no_delay, joins=bool(here)))
+                here.append(bind(actual, len(places) == 1, joins=bool(here)))
                 if sharing > 1:
                     here[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 here[-1].listen(backlog)
@@ -49,10 +49,17 @@ def listen(
             }
             text = hint.get(error.errno or 0, error.strerror)
             raise OSError(error.errno, f"cannot listen on {place}: {text}") from None
+        set_no_delay(here, no_delay)
     return listeners
 
 
-def bind(place: Address, alone: bool, no_delay: bool, joins: bool) -> socket.socket:
+def set_no_delay(listeners: Sequence[socket.socket], no_delay: bool) -> None:
+    """For those who will be accepted, whichever process has the listener."""
+    for listener in listeners:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, no_delay)
+
+
+def bind(place: Address, alone: bool, joins: bool) -> socket.socket:
     """`joins`: others are bound there already, and let it in. The first is bound without SO_REUSEPORT,
     or a second server of this user would quietly take a share of this one's clients."""
     host = encode_name(place.host)
@@ -65,8 +72,6 @@ def bind(place: Address, alone: bool, no_delay: bool, joins: bool) -> socket.soc
     if info[0] == socket.AF_INET6:
         # Alone, [::] serves IPv4 too; beside 0.0.0.0 it must leave the port's other half free.
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not alone)
-    if no_delay:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
     if joins:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind(info[4])

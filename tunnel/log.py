@@ -6,16 +6,54 @@ Why not the standard library's `logging`: importing it imports `threading`, whos
 touch 130 more pages in every child; `fork` pays 0.4 ms of CPU per connection for it
 (docs/performance.md). A single write below PIPE_BUF is atomic, so processes share the file.
 
-Rules: a line never ends a connection: what cannot be written is counted, and the count is logged
-when writing works again. Peers' text is escaped. No secret is passed here.
+Rules: a line never ends a connection: what cannot be written is counted, by all processes together, and
+the count is logged when writing works again. Peers' text is escaped. No secret is passed here.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class Lost:
+    """How many lines nobody could write: of this process, or of all that are forked after `share`.
+
+    Then it is an eventfd, whose number the kernel adds to and takes away in one step each. Who is killed
+    between taking it and writing it down takes it along.
+    """
+
+    __slots__ = ("_fd", "_own")
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._own = 0
+
+    def share(self) -> None:
+        """Without an eventfd (not on Linux, or no descriptor is left) each process counts its own."""
+        if self._fd < 0 and hasattr(os, "eventfd"):
+            with suppress(OSError):
+                self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def add(self, lines: int) -> None:
+        if self._fd < 0:
+            self._own += lines
+        else:
+            with suppress(OSError):  # 2**64 - 2 are lost already
+                os.eventfd_write(self._fd, lines)
+
+    def take(self) -> int:
+        """The number, which is 0 from now on."""
+        if self._fd < 0:
+            lines, self._own = self._own, 0
+            return lines
+        try:
+            return os.eventfd_read(self._fd)
+        except OSError:  # EAGAIN: none
+            return 0
 
 
 class Log:
@@ -29,18 +67,20 @@ class Log:
         self.name = "tunnel"
         self.as_json = False
         self.threshold = LEVELS.index("info")
-        self.lost = 0
+        self.lost = Lost()
 
     def configure(self, name: str, level: str, as_json: bool) -> None:
         """`name` is what the line is signed with, next to the pid: the model's."""
         self.name, self.threshold, self.as_json = name, LEVELS.index(level), as_json
 
     def open(self, path: str | None) -> None:
-        """Lines go to this file from now on, appended; None: to standard error. Raises OSError."""
+        """Lines go to this file from now on, appended; None: to standard error. Raises OSError.
+
+        The descriptor stays: another thread may be about to write to it, and a client have it next.
+        """
         if path != self._path:
             if path is None:
-                os.close(self.fd)
-                self.fd = 2
+                os.dup2(2, self.fd, inheritable=False)
             else:
                 self._begin(path)
             self._path = path
@@ -77,15 +117,15 @@ class Log:
         self._write(3, text, subject)
 
     def _write(self, level: int, text: str, subject: str) -> None:
-        if self.lost:
-            text = f"{text} ({self.lost} lines before this one were lost)"
+        lost = self.lost.take()
+        if lost:
+            lines = "1 line before this one was" if lost == 1 else f"{lost} lines before this one were"
+            text = f"{text} ({lines} lost)"
         line = self._format(level, text, subject).encode("utf-8", "backslashreplace")
         try:
             os.write(self.fd, line)
         except OSError:
-            self.lost += 1  # a full disk or a closed pipe must not cost a connection
-        else:
-            self.lost = 0
+            self.lost.add(lost + 1)  # a full disk or a closed pipe must not cost a connection
 
     def _format(self, level: int, text: str, subject: str) -> str:
         now = time.time()

@@ -38,13 +38,18 @@ from tunnel.dial import Dial, is_own
 from tunnel.errors import ConfigError, TunnelError
 from tunnel.gather import Gatherer, listen_places, server_places, service_of
 from tunnel.keys import Secret
-from tunnel.listen import bound_address, listen, on_loopback
+from tunnel.listen import bound_address, listen, on_loopback, set_no_delay
 from tunnel.log import describe, log
 from tunnel.replay import SaltMemory
 from tunnel.session import ForwardSession, ServerSession, Session, SocksSession
 
 if TYPE_CHECKING:
     from tunnel.judge import Judge
+
+# What a reload cannot change, and docs/configuration.md marks r; and where each end listens.
+RESTART = ("model", "backlog", "user", "group", "replay_file", "grace", "nofile")
+LISTEN_SERVE = ("listen", "server", "server_port")
+LISTEN_CLIENT = ("listen", "local_address", "local_port")
 
 
 class Start:
@@ -67,6 +72,7 @@ class Start:
             if handover.left.salts is not None:
                 self._salts = SaltMemory(fd=handover.left.salts)
         values, warnings = self._gatherer.read()
+        self._started = self._values = values  # at the start; and as of the last reload
         self._model = model = MODELS[values["model"]]
         serve = model.load()
         raise_file_limit(values.get("nofile"))
@@ -78,6 +84,7 @@ class Start:
         self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited, sharing)
         flat = [listener for here in self._listeners for listener in here]
         self._account = give_up_privileges(values)
+        log.lost.share()
         self._log(values, warnings)
         check_privacy(self._gatherer.secret_files(), flat)
         warn_of_unreadable(self._account, self._gatherer.files())
@@ -103,32 +110,51 @@ class Start:
             values, warnings = self._gatherer.read()
             check_privacy(self._gatherer.secret_files(), self._server.listeners)
             service = self._service(values, self._server.listeners)
+            self._limit(values)
             self._log(values, warnings)
         except (TunnelError, OSError) as error:
+            self._limit(self._values)
             name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
             log.error(f"configuration not read again: {name}{describe(error)}")
             return False
-        if values["model"] != self._model.name or listen_places(self._command, values) != self._places:
-            log.warning("another model or place to listen on takes a restart")
-        if (values.get("user"), values.get("group")) != self._account:
-            log.warning("another user or group takes a restart")
+        if changed := self._changed_for_a_restart(values):
+            log.warning(f"{', '.join(changed)}: another value takes a restart")
         workers = self._server.service.workers
         if self._model.reuse_port and service.workers != workers:
             log.warning(f"each worker of {self._model.name} has its listener: another number takes a restart")
             service = service._replace(workers=workers)
+        set_no_delay(self._server.listeners, values["no_delay"])
         self._server.service = service
-        self._server.limits.change(values.get("max_connections"), values.get("max_per_source"))
+        self._values = values
         log.info("configuration read again")
         return True
 
-    def upgrade(self) -> None:
-        """SIGUSR2: the program anew, on the same listeners."""
-        from tunnel.handover import Left, hand_over  # noqa: PLC0415
+    def _limit(self, values: Values) -> None:
+        """Raises OSError if there are limits for the first time, and no memory or descriptor for them."""
+        self._server.limits.change(values.get("max_connections"), values.get("max_per_source"))
 
+    def _changed_for_a_restart(self, values: Values) -> list[str]:
+        """What is not as it was at the start, and stays as it was."""
+        names = list(RESTART)
+        if listen_places(self._command, values) != self._places:
+            names += LISTEN_SERVE if self._command == SERVE else LISTEN_CLIENT
+        return [name for name in names if values.get(name) != self._started.get(name)]
+
+    def upgrade(self) -> None:
+        """SIGUSR2: the program anew, on the same listeners. If that cannot be, this one goes on."""
         if self._upgrading:
             log.warning("SIGUSR2: a new program has been started already")
             return
         self._upgrading = True
+        try:
+            self._upgrade()
+        except (OSError, RuntimeError, ImportError, SyntaxError) as error:  # what is on disk may be newer
+            self._upgrade_failed()
+            log.error(f"cannot start the new program: {describe(error)}: this one goes on")
+
+    def _upgrade(self) -> None:
+        from tunnel.handover import Left, hand_over  # noqa: PLC0415
+
         listeners = {
             str(place): [listener.fileno() for listener in here]
             for place, here in zip(self._places, self._listeners, strict=True)

@@ -154,7 +154,55 @@ def test_a_closed_pipe_and_a_closed_descriptor_cost_lines_only() -> None:
     log.error("nobody reads")
     os.close(log.fd)
     log.error("nothing there")
-    assert log.lost == 2
+    assert log.lost.take() == 2
+
+
+def test_one_line_that_was_lost_is_one_line(text: Captured) -> None:
+    text.written.lost.add(1)
+    text.written.info("found")
+    assert text.read().endswith(" found (1 line before this one was lost)\n")
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["eventfd", "none"])
+def test_lines_that_children_lose_are_counted_with_their_parents(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that has ended can report nothing. Without an eventfd its own count ends with it."""
+    if not shared:
+        monkeypatch.delattr("os.eventfd")
+    captured = Captured()
+    captured.written.lost.share()
+    with open("/dev/full", "wb", buffering=0) as full:
+        writing, captured.written.fd = captured.written.fd, full.fileno()
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:
+                captured.written.error("lost by a child")
+                os._exit(0)
+            os.waitpid(pid, 0)
+        captured.written.error("lost by the parent")
+    captured.written.fd = writing
+    captured.written.info("found")
+    captured.written.info("as usual")
+    first, second = captured.read().splitlines()
+    captured.close()
+    expected = "4 lines before this one were lost" if shared else "1 line before this one was lost"
+    assert first.endswith(f" found ({expected})")
+    assert second.endswith(" as usual")
+
+
+def test_log_that_goes_elsewhere_keeps_its_descriptor(tmp_path: Path) -> None:
+    """A thread that is about to write has its number already: it must not become a client's."""
+    log = Log()
+    log.open(str(tmp_path / "first"))
+    fd = log.fd
+    for path in (tmp_path / "second", None, tmp_path / "third"):
+        log.open(None if path is None else str(path))
+        assert log.fd == fd
+        there, expected = os.fstat(fd), os.fstat(2) if path is None else os.stat(path)
+        assert (there.st_dev, there.st_ino) == (expected.st_dev, expected.st_ino)
+        assert not os.get_inheritable(fd)
+    os.close(fd)
 
 
 def test_a_line_is_written_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
