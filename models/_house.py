@@ -56,6 +56,7 @@ class Drained(NamedTuple):
 
     deadline: float  # monotonic seconds
     source: str  # the host that it comes from
+    fd: int
 
 
 class Client(Protocol):
@@ -77,6 +78,7 @@ class House:
         self.loop = asyncio.get_running_loop()
         self._clients: dict[asyncio.Task[None], Client] = {}
         self._drained: dict[Client, Drained] = {}
+        server.stop.spared = lambda: [drained.fd for drained in self._drained.values()]
         self._changed = asyncio.Event()
 
     async def run(self, open_: Callable[[], None], shut: Callable[[], None]) -> None:
@@ -126,7 +128,7 @@ class House:
             first = first_to_go(self._drained)
             del self._drained[first]
             first.on_stop()
-        self._drained[client] = Drained(drain.until(deadline), host_of(sock))
+        self._drained[client] = Drained(drain.until(deadline), host_of(sock), sock.fileno())
         try:
             yield self._drained[client].deadline
         finally:

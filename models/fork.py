@@ -69,4 +69,5 @@ def serve_in_child(server: Server, slot: Slot, accepted: socket.socket) -> None:
     serve_client(server, slot, accepted)
     if len(server.drain):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a drain need not be finished, a transfer must
-        server.drain.finish()
+        if not server.stop.impatient:
+            server.drain.finish()

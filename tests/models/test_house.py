@@ -73,7 +73,7 @@ def test_beyond_the_cap_the_source_that_has_most_loses_who_is_next_to_the_end() 
         assert not house._drained
         return [probe.gone for probe in probes]
 
-    server = cast("Server", SimpleNamespace(drain=Drain(capacity=4)))
+    server = cast("Server", SimpleNamespace(drain=Drain(capacity=4), stop=SimpleNamespace()))
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as sockets:
         probes = []
         for host, seconds in (("127.0.0.9", 1), ("127.0.0.1", 50), ("127.0.0.1", 30), ("127.0.0.1", 40)):
