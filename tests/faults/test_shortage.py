@@ -20,11 +20,12 @@ from tests.harness.process import Place, waiting_for_accept
 from tests.harness.rig import Rig
 from tests.harness.stream import Sealed, Stream, exchange, pattern
 from tests.harness.targets import Target
-from tests.harness.tree import child_pids, is_alive, memory, wait_until
+from tests.harness.tree import child_pids, cpu_seconds, is_alive, memory, wait_until
 from tests.harness.wire import address_header
 
 LEFT = ((0, 0), (1, 1), (2, 2))  # descriptors: to the server itself, to each of its children
 PASSED_ON = ((0, 0), (1, 1), (1, 0), (2, 2))  # where a child gets one with each client
+RESTS = 0.3  # seconds of looking at a server without descriptors
 RUN_OUT = "Too many open files"
 ANSWER = b"there"
 ASKED = b"ECHO\n" + ANSWER  # of Target
@@ -51,7 +52,7 @@ def test_out_of_descriptors(case: Case) -> None:
                 late = [rig.near(target=target.place, first=ASKED) for _ in range(3)]
                 listen_to(late, came_of, 0.3)
                 if not server:
-                    rig.idles(0.3)
+                    rests(rig)
                 early.sock.sendall(last_byte)
                 listen_to([early], came_of, 1.0)
                 for sender, receiver in ((near, far), (far, near)):
@@ -70,6 +71,16 @@ def test_out_of_descriptors(case: Case) -> None:
         1 if case.subject == "epoll" else dropped
     )  # one line stands for all whom its EMFILE trick turns away
     case.reason(f"(cannot connect to .*|client dropped): {RUN_OUT}", least, dropped)
+
+
+def rests(rig: Rig) -> None:
+    """Each process asks again 50 times a second whether there are descriptors: that, and no more."""
+    used = []
+    for _ in range(2):
+        before = cpu_seconds(rig.pid)
+        time.sleep(RESTS)
+        used.append(cpu_seconds(rig.pid) - before)
+    assert min(used) < RESTS / 5, f"{min(used):.2f} s of CPU in {RESTS:g} s without descriptors"
 
 
 def asking(rig: Rig, target: Place) -> tuple[Sealed, bytes]:
