@@ -16,7 +16,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -218,15 +218,19 @@ class Rig:
         deadline = time.monotonic() + within
         while self.end != FORWARD and (unmet := self._serving() - self._met):  # there, nobody can say rubbish
             assert time.monotonic() < deadline, f"{unmet} of {self.model} have drained nobody"
-            self._met |= self._probe(len(unmet))
+            self._met |= self._probe(len(unmet), stopped=self._serving() & self._met)
+            self._met |= self._probe(max(1, self.workers))
 
     def _serving(self) -> set[int]:
         return set(child_pids(self.pid)) if self.workers else {self.pid}
 
-    def _probe(self, clients: int) -> set[int]:
-        """So many at once; returns the pids of those that served them."""
+    def _probe(self, clients: int, stopped: Set[int] = frozenset()) -> set[int]:
+        """So many at once; returns the pids of those that served them.
+
+        While some are stopped, a loop cannot take them all, time and again; where a master passes connections
+        on, all workers must have one.
+        """
         start = len(self.tunnel.lines)
-        stopped = self._serving() & self._met  # or one loop would take them all, time and again
         try:
             for pid in stopped:
                 stop(pid)
@@ -287,9 +291,9 @@ class Rig:
         """Processes, threads and descriptors go back to the baseline, and no zombie is left."""
         base = self.baseline
         assert base is not None
-        least = most = base
+        least = base._replace(threads=0, descriptors=0)  # libfaketime, too, has some that it closes
+        most = base
         if not self._met:  # any of them may have begun to drain
-            least = base._replace(threads=0, descriptors=0)
             most = with_more(most, DRAIN_THREADS, 0)
         if self._resolves:
             most = with_more(most, RESOLVER_THREADS, RESOLVER_DESCRIPTORS)
