@@ -85,8 +85,8 @@ class House:
         """Serves until told to stop, and then until the last client has left."""
         stop, accepting = self.server.stop, True
         self.loop.add_reader(stop.fileno(), self._on_signal)
-        self.slot.enter(ACCEPT)
         open_()
+        self.slot.enter(ACCEPT)
         # fig: until the last has left
         while self._clients or not stop.asked():
             self.slot.beat()

@@ -24,7 +24,7 @@ from typing import Any
 from tests.harness import socks
 from tests.harness.process import Place, Tunnel, waiting_for_accept
 from tests.harness.stream import PATIENCE, Sealed, Stream, exchange
-from tests.harness.tree import Holdings, child_pids, cpu_seconds, holdings, stop, wait_until
+from tests.harness.tree import Holdings, child_pids, cpu_seconds, holdings, stop, title_of, wait_until
 from tests.harness.wire import Credentials, address_header
 
 SERVE, LOCAL, FORWARD = ENDS = ("serve", "local", "forward")
@@ -200,7 +200,7 @@ class Rig:
     def warm_up(self) -> None:
         """One transfer, and then what the server holds is its baseline."""
         full = self.workers
-        wait_until(lambda: not full or len(child_pids(self.pid)) == full, 5.0, "the pool is full")
+        wait_until(lambda: not full or len(self._waiting()) == full, 5.0, "the pool is full")
         threads = self._threads
         wait_until(lambda: not threads or holdings(self.pid).threads > threads, 5.0, "all threads run")
         self.transfer()
@@ -220,6 +220,10 @@ class Rig:
             assert time.monotonic() < deadline, f"{unmet} of {self.model} have drained nobody"
             self._met |= self._probe(len(unmet), stopped=self._serving() & self._met)
             self._met |= self._probe(max(1, self.workers))
+
+    def _waiting(self) -> list[int]:
+        """Workers that have begun to wait for clients: their titles say so, in brackets."""
+        return [pid for pid in child_pids(self.pid) if title_of(pid).endswith("]")]
 
     def _serving(self) -> set[int]:
         return set(child_pids(self.pid)) if self.workers else {self.pid}

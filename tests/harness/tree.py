@@ -32,6 +32,14 @@ def members(pid: int) -> list[psutil.Process]:
         return []
 
 
+def title_of(pid: int) -> str:
+    """What ps shows as its command; nothing of one that has ended."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline()).rstrip()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def child_pids(pid: int) -> list[int]:
     """Direct children that are alive, oldest first."""
     try:
