@@ -154,6 +154,8 @@ async def in_time(awaitable: Awaitable[T], seconds: float) -> T:
             return await awaitable
     except TimeoutError:
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+    finally:
+        del awaitable  # a task has its exception, whose traceback has this frame: a cycle
 
 
 async def addresses_of(dial: Dial, target: Address) -> list[SockAddr]:

@@ -295,6 +295,7 @@ class Client:
         for task in self.tasks:
             if not task.cancel() and not task.cancelled():
                 task.exception()  # the first one was told of
+        self.tasks.clear()  # an exception's frames have this client, which has its task
         self.session.up.release()
         self.session.down.release()
 

@@ -137,7 +137,7 @@ class Opener(Flow):
 
     def buffer_updated(self, n: int) -> memoryview:
         if self._error:
-            raise self._error
+            raise self._error.again()
         sealed = self._in
         if sealed is None or not n:
             held, self._held = self._held, EMPTY
@@ -158,7 +158,7 @@ class Opener(Flow):
                 if not fresh(self._salt):
                     raise Replayed("salt has been seen before")
         except ProtocolError as error:
-            self._error = error
+            self._error = error.again()
             raise
         out = self._out
         self._keep(sealed, start, end, n)
@@ -202,7 +202,7 @@ class Opener(Flow):
     def eof(self) -> memoryview:
         """Raises Truncated if the stream ended inside its salt or a record."""
         if self._error:
-            raise self._error
+            raise self._error.again()
         if self._filled or self._length:
             where = f"record {self._counter // 2}" if self._cipher else "the salt"
             raise Truncated(f"stream ended inside {where}")

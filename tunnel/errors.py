@@ -22,6 +22,10 @@ class TunnelError(Exception):
 class ProtocolError(TunnelError):
     """The peer sent what the protocol does not allow. Its text never quotes secrets."""
 
+    def again(self) -> ProtocolError:
+        """The same without its traceback, for who keeps it: its frames have him, which would be a cycle."""
+        return type(self)(*self.args)
+
 
 class RecordError(ProtocolError):
     """A record failed to authenticate (wrong tag) or carries an impossible length."""

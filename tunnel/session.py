@@ -85,14 +85,14 @@ class Request(Opening):
     def buffer_updated(self, n: int) -> memoryview:
         """Sets the target. Raises RecordError, Replayed, or HandshakeError for a bad address."""
         if self._error:
-            raise self._error
+            raise self._error.again()
         plain = self._up.buffer_updated(n)
         if self._head:
             plain = memoryview(self._head + plain)
         try:
             parsed = unpack(plain)
         except HandshakeError as error:
-            self._error = error
+            self._error = error.again()
             raise
         if parsed is None:
             self._head = bytes(plain)

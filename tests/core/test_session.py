@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -15,6 +16,7 @@ from tests.core.feeding import SECRETS, feed, handed_on, methods, passed, watche
 from tests.core.link import ConnectionPair, Cut, Plug, Relay, bytewise, cable, whole
 from tests.core.test_socks import CHOSEN, GREETING, REQUEST, TARGET, refusal
 from tunnel.address import Address, pack
+from tunnel.aead import Sealer
 from tunnel.errors import HandshakeError, ProtocolError, RecordError, Truncated
 from tunnel.flow import Flow
 from tunnel.session import FIRST_PAYLOAD_WAIT, ForwardSession, ServerSession, Session, SocksSession
@@ -379,7 +381,7 @@ def test_up_and_down_share_nothing_that_changes(connect: Callable[[], Connection
         assert state(down) == before
 
 
-@pytest.mark.parametrize("kind", ["server", "forward", "socks"])
+@pytest.mark.parametrize("kind", ["server", "forward", "socks", "forged", "address"])
 def test_a_session_is_freed_without_the_garbage_collector(kind: str) -> None:
     """A process that never collects, as the forking models do, would otherwise grow with each client."""
     import gc
@@ -391,8 +393,14 @@ def test_a_session_is_freed_without_the_garbage_collector(kind: str) -> None:
         if kind == "forward":
             session = ForwardSession(secret, TARGET)
         else:
-            session = ServerSession(secret) if kind == "server" else SocksSession(secret)
+            session = SocksSession(secret) if kind == "socks" else ServerSession(secret)
             said = GREETING + REQUEST if kind == "socks" else passed(ForwardSession(secret, TARGET).up, b"x")
+            if kind in ("forged", "address"):
+                said = bytes(100) if kind == "forged" else passed(Sealer(secret), b"\7")
+                for content in (said, b"x"):
+                    with contextlib.suppress(ProtocolError):
+                        list(feed(session.opening, content))
+                return
             assert b"".join(feed(session.opening, said)) == (CHOSEN if kind == "socks" else b"")
         session.up.buffer_updated(0)
 
