@@ -121,6 +121,8 @@ def test_who_comes_too_late_for_a_descriptor_hears_it_at_once(make_rig: MakeRig)
     rig.idles(0.3)
     for _ in range(2):  # the trick works again and again
         assert rig.silent().how_it_ends(1.0) == "FIN"
+    rig.close_streams()
+    rig.settles()  # or whoever comes next is turned away, too
     rig.is_healthy()
 
 
