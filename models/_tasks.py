@@ -23,10 +23,11 @@ import select
 import socket
 import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from models._direction import NOW, Direction, abort
 from models._limits import Place
+from models._resolver import Found, Resolver
 from models._scoreboard import ACCEPT, RELAY, Slot
 from models._server import WAKES, Server, silent_for
 from tunnel.address import Address
@@ -34,9 +35,6 @@ from tunnel.dial import SockAddr
 from tunnel.errors import ProtocolError
 from tunnel.log import describe, log, peer_name
 from tunnel.session import Session
-
-if TYPE_CHECKING:
-    from models._resolver import Found, Resolver
 
 Result = TypeVar("Result")
 
@@ -249,8 +247,6 @@ class Clients:
     def _addresses(self, target: Address) -> Code[list[SockAddr]]:
         """What to try, in order. Other tasks run while a name server thinks."""
         if self._resolver is None:
-            from models._resolver import Resolver  # noqa: PLC0415 - for targets alone
-
             self._resolver = Resolver(self.server, self._watch)
         found: list[Found] = []
         task = self._scheduler.current

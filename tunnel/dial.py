@@ -131,8 +131,10 @@ class Dial:
     def _find(self, target: Address, between: Callable[[], None]) -> list[SockAddr]:
         """`addresses`, which is given up after `timeout`."""
         if self._lookups is None:
-            from tunnel.lookup import Lookups  # noqa: PLC0415 - for names alone
-
+            try:
+                from tunnel.lookup import Lookups  # noqa: PLC0415 - for names alone
+            except ImportError as error:  # no descriptor to read it by
+                raise OSError(None, str(error)) from None
             self._lookups = Lookups(self.addresses)
         return self._lookups.find(target, self.timeout, between)
 

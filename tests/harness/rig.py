@@ -37,7 +37,7 @@ DRAIN_THREADS = 1
 RESOLVER_THREADS, RESOLVER_DESCRIPTORS = 4, 2
 IDLE_WINDOW = 0.07  # seconds of looking at an idle server
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds: /proc counts CPU in these
-LOOKS = 2  # at a server that has used more than a tick
+LOOKS = 5  # at a server that has used more than a tick: work ends, a spin does not
 NO_HANDSHAKE = bytes(64)  # more than a salt and a sealed length, and no greeting of SOCKS5
 
 
@@ -316,7 +316,7 @@ class Rig:
             ) from None
 
     def idles(self, window: float = IDLE_WINDOW) -> None:
-        """The server does not spin: no more than one tick of CPU, or it is looked at once more."""
+        """The server does not spin: no more than one tick of CPU, or it is looked at again."""
         used = []
         for _ in range(LOOKS):
             before = cpu_seconds(self.pid)
