@@ -26,6 +26,7 @@ from compare.validity import LITTLE, little, why_invalid
 
 METHOD = "aes-256-gcm"
 SETTINGS = Settings([], 1, 0.1, 1, METHOD)
+BUSY = re.compile("the generator (was late|used)|the bulk stream was starved")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,11 @@ def bench() -> Iterator[Bench]:
 
 
 def taken(bench: Bench, row: str, scenario: str, point: float | None = None) -> Sample:
-    """A sample that went well. What a busy machine does to the generator's own clock is not asked here."""
+    """A sample that went well. A busy machine makes the generator late, a stream slow: not asked here."""
     interrupt = Interrupt()
     sample = take(Planned(row, scenario, 1, point), SETTINGS, bench, interrupt)
     interrupt.close()
-    assert "the generator" in (sample.invalid or "the generator"), sample.invalid
+    assert sample.invalid is None or BUSY.match(sample.invalid), sample.invalid
     assert sample.notes == []
     return sample
 
