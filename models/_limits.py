@@ -92,8 +92,12 @@ class Table:
 
     def __init__(self) -> None:
         self._fd = os.memfd_create(NAME)
-        os.ftruncate(self._fd, SIZE)
-        self._memory = memory = mmap.mmap(self._fd, SIZE)
+        try:
+            os.ftruncate(self._fd, SIZE)
+            self._memory = memory = mmap.mmap(self._fd, SIZE)
+        except BaseException:  # no memory for it: the next reload tries again
+            os.close(self._fd)
+            raise
         memory[: len(MAGIC)] = MAGIC
         view = memoryview(memory)
         self._taken = view[TAKEN_AT:SOURCES_AT]

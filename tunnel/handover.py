@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tunnel.config import HANDOVER
@@ -28,7 +28,7 @@ from tunnel.log import log
 class Left(NamedTuple):
     """What the old program leaves to the new one."""
 
-    listeners: Mapping[str, Sequence[int]]  # the place as text: its descriptors
+    listeners: Sequence[tuple[str, Sequence[int]]]  # each place as text, and its descriptors
     salts: int | None  # the descriptor of what was seen, see replay.py
     uri: str | None
     password: str | None
@@ -75,7 +75,7 @@ def spawn(left: Left, mine: socket.socket, theirs: socket.socket) -> int:
     """The pid of a new program that has `theirs`. Raises OSError."""
     mine.sendall(json.dumps(left).encode())
     mine.shutdown(socket.SHUT_WR)
-    keep = [theirs.fileno(), *(fd for fds in left.listeners.values() for fd in fds)]
+    keep = [theirs.fileno(), *(fd for _, fds in left.listeners for fd in fds)]
     if left.salts is not None:
         keep.append(left.salts)
     return os.posix_spawn(

@@ -7,8 +7,9 @@ accepted sockets inherit are set here, once, and not for every connection (tcp(7
 from __future__ import annotations
 
 import errno
+import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tunnel.address import Address, encode_name
 from tunnel.errors import ConfigError, HandshakeError
@@ -18,17 +19,23 @@ def listen(
     places: Sequence[Address],
     backlog: int,
     no_delay: bool,
-    inherited: Mapping[str, Sequence[int]],
+    inherited: Sequence[tuple[str, Sequence[int]]],
     sharing: int = 1,
 ) -> list[list[socket.socket]]:
     """The listening sockets of each place: one, or as many as share it by SO_REUSEPORT.
 
-    `inherited`: what a handover left (place: descriptors). All of it is kept, since closing one of
-    several drops the connections in its queue. Raises ConfigError or OSError that names the place.
+    `inherited`: what a handover left, each place with its descriptors. All of a place is kept, since
+    closing one of several drops the connections in its queue; a place that is no longer asked for is
+    closed, or its port would stay open with nobody behind it. Raises ConfigError or OSError that names
+    the place.
     """
     listeners = []
+    left = list(inherited)
     for place in places:
-        here = [socket.socket(fileno=fd) for fd in inherited.get(str(place), ())]
+        known = next((entry for entry in left if entry[0] == str(place)), None)  # the same may be there twice
+        if known:
+            left.remove(known)
+        here = [socket.socket(fileno=fd) for fd in known[1]] if known else []
         for listener in here:
             listener.set_inheritable(False)
         listeners.append(here)
@@ -50,6 +57,9 @@ def listen(
             text = hint.get(error.errno or 0, error.strerror)
             raise OSError(error.errno, f"cannot listen on {place}: {text}") from None
         set_no_delay(here, no_delay)
+    for _, descriptors in left:
+        for fd in descriptors:
+            os.close(fd)
     return listeners
 
 

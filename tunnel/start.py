@@ -79,7 +79,7 @@ class Start:
         self._places = listen_places(self._command, values)
         # A supervisor may stop what has only just begun to listen: it waits until that can be obeyed.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        inherited = handover.left.listeners if handover else {}
+        inherited = handover.left.listeners if handover else ()
         sharing = self._workers(values).most if model.reuse_port else 1
         self._listeners = listen(self._places, values["backlog"], values["no_delay"], inherited, sharing)
         flat = [listener for here in self._listeners for listener in here]
@@ -155,10 +155,10 @@ class Start:
     def _upgrade(self) -> None:
         from tunnel.handover import Left, hand_over  # noqa: PLC0415
 
-        listeners = {
-            str(place): [listener.fileno() for listener in here]
+        listeners = [
+            (str(place), [listener.fileno() for listener in here])
             for place, here in zip(self._places, self._listeners, strict=True)
-        }
+        ]
         salts = None if self._salts is None else self._salts.fileno()
         left = Left(listeners, salts, self._gatherer.uri, self._gatherer.password)
         hand_over(left, self._server.stop.hand_over, self._upgrade_failed)

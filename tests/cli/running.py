@@ -232,3 +232,13 @@ def private(path: Path, content: str | bytes | object) -> str:
     path.touch(0o600)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
+
+
+def serves(server: Running, password: str) -> None:
+    """Five bytes, there and back."""
+    with echo() as port:
+        client = Sealed(server, password, port)
+        client.send(b"hello")
+        client.socket.shutdown(socket.SHUT_WR)
+        with client.socket:
+            assert client.received() == b"hello"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import ROOT, Running, Sealed, echo, private
+from tests.cli.running import ROOT, Running, private, serves
 from tests.harness.tree import wait_until
 
 PASSWORD = "correct horse"
@@ -91,7 +91,7 @@ def test_reload_without_memory_for_its_limits_changes_nothing(model: str, tmp_pa
     content = {"password": PASSWORD}
     path = private(tmp_path / "config", content)
     with Running("serve", "--config", path, "--model", model) as server:
-        serves(server)
+        serves(server, PASSWORD)
         private(tmp_path / "config", {"password": "another", "max_connections": 100, "log_level": "error"})
         taken = {int(fd.name) for fd in Path(f"/proc/{server.pid}/fd").iterdir()}
         _, second, *_ = (fd for fd in range(len(taken) + 2) if fd not in taken)
@@ -101,19 +101,11 @@ def test_reload_without_memory_for_its_limits_changes_nothing(model: str, tmp_pa
         (line,) = reload(server, "configuration not read again: Too many open files")
         assert " error " in line
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
-        serves(server)
+        assert {int(fd.name) for fd in Path(f"/proc/{server.pid}/fd").iterdir()} == taken
+        serves(server, PASSWORD)
         private(tmp_path / "config", content | {"max_connections": 100})
         reload(server)
-        serves(server)
-
-
-def serves(server: Running) -> None:
-    with echo() as port:
-        client = Sealed(server, PASSWORD, port)
-        client.send(b"hello")
-        client.socket.shutdown(socket.SHUT_WR)
-        with client.socket:
-            assert client.received() == b"hello"
+        serves(server, PASSWORD)
 
 
 @pytest.mark.parametrize(("model", "number"), [("poll", "HUP"), ("prefork", "HUP"), ("poll", "USR2")])
