@@ -99,6 +99,7 @@ class Rig:
             raise
         self.baseline: Holdings | None = None
         self._met: set[int] = set()  # pids of who has drained somebody already
+        self._missed = 0  # processes that had drained nobody when the baseline was taken
 
     def start(self, directory: Path, *words: str, **options: Any) -> Tunnel:
         """What is under test; a subclass may have another program."""
@@ -209,17 +210,22 @@ class Rig:
     def meet_probes(self, within: float = 5.0) -> None:
         """A failed handshake for each process that serves, so that its drain is in the baseline, too.
 
-        It leaves no line in the log.
+        It leaves no line in the log. Who takes a connection is the kernel's choice: on a busy machine some
+        may be missed, and `settles` knows how many.
         """
         self._meet(within)
+        self._missed = len(self._serving() - self._met)
         self.baseline = self.steady(processes=1 + self.workers)
 
     def _meet(self, within: float = 5.0) -> None:
         deadline = time.monotonic() + within
         while self.end != FORWARD and (unmet := self._serving() - self._met):  # there, nobody can say rubbish
-            assert time.monotonic() < deadline, f"{unmet} of {self.model} have drained nobody"
-            self._met |= self._probe(len(unmet), stopped=self._serving() & self._met)
-            self._met |= self._probe(max(1, self.workers))
+            if time.monotonic() > deadline:
+                break
+            met = self._probe(len(unmet), stopped=self._serving() & self._met)
+            if not met & unmet:
+                met |= self._probe(max(1, self.workers))
+            self._met |= met
 
     def _waiting(self) -> list[int]:
         """Workers that have begun to wait for clients: their titles say so, in brackets."""
@@ -296,9 +302,9 @@ class Rig:
         base = self.baseline
         assert base is not None
         least = base._replace(threads=0, descriptors=0)  # libfaketime, too, has some that it closes
-        most = base
+        most = base._replace(threads=base.threads + DRAIN_THREADS * self._missed)
         if not self._met:  # any of them may have begun to drain
-            most = with_more(most, DRAIN_THREADS, 0)
+            most = with_more(base, DRAIN_THREADS, 0)
         if self._resolves:
             most = with_more(most, RESOLVER_THREADS, RESOLVER_DESCRIPTORS)
 
